@@ -1,0 +1,60 @@
+"""Turn the equivariance dial of any pretrained neural network, with a guarantee.
+
+Group -> Representation -> Constraint -> Spectrum -> Filter -> soften(model) -> certify / measure -> fold -> save
+"""
+
+from equidial import adapters, certificates, errors, filters, groups, metrics, representations
+from equidial._version import __version__
+from equidial.adapters import (
+    Scores,
+    SoftEquivarianceConfig,
+    Status,
+    certify,
+    disabled,
+    fold,
+    load,
+    measure,
+    recalibrate,
+    save,
+    set_dial,
+    set_softness,
+    soften,
+    status,
+    unload,
+)
+from equidial.certificates import Certificate, LayerCertificate
+from equidial.errors import EquidialError, EquidialWarning
+from equidial.filters import Filter, equivariant_filter, invariant_filter
+
+__all__ = [
+    "Certificate",
+    "EquidialError",
+    "EquidialWarning",
+    "Filter",
+    "LayerCertificate",
+    "Scores",
+    "SoftEquivarianceConfig",
+    "Status",
+    "__version__",
+    "adapters",
+    "certificates",
+    "certify",
+    "disabled",
+    "equivariant_filter",
+    "errors",
+    "filters",
+    "fold",
+    "groups",
+    "invariant_filter",
+    "load",
+    "measure",
+    "metrics",
+    "recalibrate",
+    "representations",
+    "save",
+    "set_dial",
+    "set_softness",
+    "soften",
+    "status",
+    "unload",
+]

@@ -1,0 +1,124 @@
+"""The configuration of an adaptation: what to soften, how far, and which representation each tensor carries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from equidial.errors import ArgumentError, FileFormatError, explain
+from equidial.filters import Dial, check_response
+from equidial.groups import Group, as_group
+from equidial.representations import parse
+
+
+@dataclass(frozen=True)
+class SoftEquivarianceConfig:
+    """What :func:`equidial.soften` shall do; checks itself when constructed.
+
+    Attributes:
+        group: a name (``"C4"``, ``"D4"``, ``"SO2"``, ``"Flip"``, ``"T2"``, ..) or a group.
+        softness: 0 exactly symmetric .. 1 untouched.
+        threshold: ``b`` of paper A, in 1 / (unit of the group's distance); ``beta`` for ``nearest``.
+        max_error: certified relative error that no tensor shall exceed. Give exactly one of the three.
+        response: ``nearest`` (default), ``hard``, ``taper`` or ``exponential``.
+        target_modules: which modules, as PEFT: a list matches whole names or dotted suffixes, a string is a regular
+            expression for the whole name. ``None``: every default target.
+        exclude_modules: which modules to leave out, matched alike.
+        softness_pattern: softness of single modules, ``{regular expression of a name's end: softness}``.
+        representations: spaces of linear layers, ``{pattern: ("8*Vector + 4*Trivial", "16*Vector")}`` (in, out).
+        radius: largest distance of the group elements that ``max_error`` and certificates speak of; ``None``: all.
+        image_size: input size of the model in pixels, ``n`` or ``(h, w)``, for checking strides; ``None``: read
+            from the model where it tells.
+
+    Raises:
+        ArgumentError: an unknown group (with the list of names), not exactly one dial, a value out of range, a
+            representation that does not parse.
+    """
+
+    group: str | Group
+    softness: float | None = None
+    threshold: float | None = None
+    max_error: float | None = None
+    response: str = "nearest"
+    target_modules: str | Sequence[str] | None = None
+    exclude_modules: str | Sequence[str] | None = None
+    softness_pattern: Mapping[str, float] = field(default_factory=dict)
+    representations: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    radius: float | None = None
+    image_size: int | tuple[int, int] | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", as_group(self.group).name)
+        check_response(self.response)
+        Dial.of(self.softness, self.threshold, self.max_error)
+        for name in ("target_modules", "exclude_modules"):
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, str):
+                object.__setattr__(self, name, tuple(value))
+        object.__setattr__(self, "softness_pattern", dict(self.softness_pattern))
+        for pattern, value in self.softness_pattern.items():
+            _named(f"softness_pattern[{pattern!r}]", lambda value=value: Dial.of(softness=value))
+        spaces = {pattern: tuple(pair) for pattern, pair in self.representations.items()}
+        for pattern, pair in spaces.items():
+            if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+                raise ArgumentError(
+                    explain(
+                        f"representations[{pattern!r}] = (input, output), two texts",
+                        repr(pair),
+                        "e.g. ('8*Vector + 4*Trivial', '16*Vector')",
+                    )
+                )
+            _named(f"representations[{pattern!r}]", lambda pair=pair: [parse(t, self.group_object) for t in pair])
+        object.__setattr__(self, "representations", spaces)
+        self._check_numbers()
+
+    def _check_numbers(self) -> None:
+        if self.radius is not None and not (isinstance(self.radius, int | float) and self.radius > 0):
+            raise ArgumentError(explain("a radius > 0, or None for the whole group", repr(self.radius), "e.g. 0.5"))
+        size = self.image_size
+        if size is None:
+            return
+        pair = (size, size) if isinstance(size, int) else tuple(size)
+        if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
+            raise ArgumentError(explain("image_size n or (h, w) in pixels", repr(size), "e.g. image_size=224"))
+        object.__setattr__(self, "image_size", pair)
+
+    @property
+    def group_object(self) -> Group:
+        """The group itself."""
+        return as_group(self.group)
+
+    @property
+    def dial(self) -> Dial:
+        """The one dial that is set."""
+        return Dial.of(self.softness, self.threshold, self.max_error)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        data = {f.name: getattr(self, f.name) for f in fields(self)}
+        return json.loads(json.dumps(data, default=dict))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SoftEquivarianceConfig:
+        """The inverse of :meth:`to_dict`; raises ``FileFormatError`` for a key of unknown meaning."""
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(set(data) - known)
+        if unknown:
+            raise FileFormatError(
+                explain(
+                    f"configuration keys out of {sorted(known)}",
+                    f"{unknown}, which this version does not know",
+                    "use the version that wrote the file: ignoring a key would change the subspace",
+                )
+            )
+        return cls(**data)
+
+
+def _named(what: str, build: Any) -> None:
+    """Run a check and put the name of the argument before its message."""
+    try:
+        build()
+    except ValueError as error:
+        raise ArgumentError(f"{what}: {error}") from error

@@ -1,0 +1,396 @@
+"""The verbs that turn the dial of a model: soften, set_softness, set_dial, disabled, status, fold, unload."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from equidial.adapters._config import SoftEquivarianceConfig
+from equidial.adapters._geometry import stride_message
+from equidial.adapters._matching import matches, pattern_for
+from equidial.adapters._parametrization import (
+    SoftParametrization,
+    attach,
+    constrained,
+    detach,
+    original_of,
+)
+from equidial.adapters._state import SoftState, drop_state, find_root, hashes_of, require_root, set_state
+from equidial.adapters._targets import Target, resolve_targets
+from equidial.certificates import certify_weight
+from equidial.errors import (
+    ArgumentError,
+    BudgetError,
+    EquidialWarning,
+    NoMatchingTargetError,
+    StateError,
+    explain,
+    nearest_names,
+)
+from equidial.filters import Dial, Setting, Spectrum, build_spectrum
+
+logger = logging.getLogger("equidial")
+Model = TypeVar("Model", bound=nn.Module)
+
+_WRAPPERS = ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
+
+
+def soften(model: Model, config: SoftEquivarianceConfig) -> Model:
+    """Constrain the weights of ``model`` as ``config`` says, in place, and return the same object.
+
+    Each target tensor ``W`` is read as ``F(W)`` from now on, through a torch parametrization: training goes
+    through ``F``, the Parameter objects stay the same, ``fold`` makes the constraint final and ``unload`` takes it
+    away. For ``nearest`` the defect of every tensor is measured here, once.
+
+    Call it after loading weights, before creating optimizers, compiling and wrapping.
+
+    Raises:
+        StateError: a model softened before, compiled or wrapped, or a tensor parametrized by others.
+        NoMatchingTargetError: a pattern that matches nothing, with the nearest names.
+        TargetError: a tensor that cannot be constrained (NaN, tied, quantised, a window the group cannot turn).
+        BudgetError: a ``max_error`` or threshold that cannot be reached, with the smallest that can.
+
+    Everything is checked before the model is touched; on failure it is left whole. Cost: one spectrum per
+    distinct representation.
+    """
+    check_life(model)
+    targets = resolve_targets(model, config)
+    parametrizations = build_parametrizations(model, targets, config)
+    for target, parametrization in zip(targets, parametrizations, strict=True):
+        dial = dial_for(target, config)
+        weights = target.layout.weights(_tensor(model, target))
+        parametrization.turn(dial, _choose(parametrization, dial, weights, config.radius))
+    hashes = hashes_of(model)
+    message = _stride_check(model, config)
+    attach_all(model, config, targets, parametrizations, hashes)
+    if message:
+        warnings.warn(message, EquidialWarning, stacklevel=2)
+    logger.info("softened %d tensors of %s under %s", len(targets), type(model).__name__, config.group)
+    return model
+
+
+def build_parametrizations(
+    model: nn.Module, targets: Sequence[Target], config: SoftEquivarianceConfig
+) -> list[SoftParametrization]:
+    """One parametrization per target, not yet attached; spectra are shared by all tensors of one space."""
+    spectra: dict[object, Spectrum] = {}
+    built = []
+    for target in targets:
+        spectrum = spectra.get(target.constraint)
+        if spectrum is None:
+            spectrum = spectra[target.constraint] = build_spectrum(target.constraint)
+        weights = target.layout.weights(_tensor(model, target))
+        if float(spectrum.sigma[0]) > 0:
+            reference = spectrum.constraint.defect_norm(weights)
+        else:
+            reference = spectrum.constraint.defect(weights)
+        built.append(
+            SoftParametrization(target.name, target.layout, spectrum, config.response, reference).to(weights.device)
+        )
+    return built
+
+
+def attach_all(
+    model: nn.Module,
+    config: SoftEquivarianceConfig,
+    targets: Sequence[Target],
+    parametrizations: Sequence[SoftParametrization],
+    hashes: dict[str, str],
+) -> None:
+    """Register every parametrization and the state; take all of them off again if one fails."""
+    orders = {target.module_name: list(model.get_submodule(target.module_name)._parameters) for target in targets}
+    done: list[Target] = []
+    try:
+        for target, parametrization in zip(targets, parametrizations, strict=True):
+            attach(model.get_submodule(target.module_name), target.tensor_name, parametrization)
+            done.append(target)
+    except Exception:
+        for target in reversed(done):
+            detach(model.get_submodule(target.module_name), target.tensor_name, orders[target.module_name])
+        raise
+    set_state(model, SoftState(config, orders, hashes))
+
+
+def set_softness(model: nn.Module, softness: float, target_modules: str | Sequence[str] | None = None) -> None:
+    """Turn the dial of all softened tensors, or of those that match, to a softness in [0, 1].
+
+    Raises ``ArgumentError`` for a value outside, ``StateError`` for a model that is not softened.
+    """
+    set_dial(model, softness=softness, target_modules=target_modules)
+
+
+def set_dial(
+    model: nn.Module,
+    *,
+    softness: float | None = None,
+    threshold: float | None = None,
+    max_error: float | None = None,
+    target_modules: str | Sequence[str] | None = None,
+) -> None:
+    """Turn the dial: exactly one of ``softness``, ``threshold`` and ``max_error``; weights are not touched.
+
+    ``target_modules`` restricts it to matching tensors (PEFT's rules). Raises as :func:`soften`, and leaves every
+    dial where it was on failure.
+    """
+    dial = Dial.of(softness, threshold, max_error)
+    _, state = require_root(model, "set_dial")
+    chosen = _matching_links(model, target_modules)
+    settings = [
+        _choose(link, dial, link.layout.weights(original_of(module, name)), state.config.radius)
+        for module, name, link in chosen
+    ]
+    for (_, _, link), setting in zip(chosen, settings, strict=True):
+        link.turn(dial, setting)
+    if target_modules is None:
+        one = {"softness": None, "threshold": None, "max_error": None, dial.kind: dial.value}
+        state.config = replace(state.config, softness_pattern={}, **one)
+
+
+@contextmanager
+def disabled(model: nn.Module) -> Iterator[nn.Module]:
+    """Within this context the model computes with its unconstrained tensors, for comparison."""
+    require_root(model, "disabled")
+    links = [link for _, _, link in constrained(model)]
+    before = [link.enabled for link in links]
+    try:
+        for link in links:
+            link.enabled = False
+        yield model
+    finally:
+        for link, enabled in zip(links, before, strict=True):
+            link.enabled = enabled
+
+
+@dataclass(frozen=True)
+class TensorStatus:
+    """One row of :func:`status`.
+
+    ``defect`` is ``||L W|| / ||W||`` of the constrained tensor, ``reference`` what ``soften`` found, ``distance`` is
+    ``||F(W) - W|| / ||W||``, ``nearest`` whether ``F(W)`` is the nearest weight with its bound (see the filters).
+    """
+
+    name: str
+    group: str
+    representation: str
+    response: str
+    dial: str
+    threshold: float
+    defect: float
+    reference: float
+    distance: float
+    nearest: bool
+    enabled: bool
+
+
+@dataclass(frozen=True)
+class Status:
+    """The rows of :func:`status`; prints as a table."""
+
+    tensors: tuple[TensorStatus, ...]
+
+    def __iter__(self) -> Iterator[TensorStatus]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def __str__(self) -> str:
+        if not self.tensors:
+            return "no tensor is constrained"
+        width = max(len(row.name) for row in self.tensors)
+        space = max(len(row.representation) for row in self.tensors)
+        lines = [
+            f"{'tensor':<{width}}  {'group':<5} {'representation':<{max(space, 14)}}  {'response':<11} "
+            f"{'dial':<16} {'defect':>9} {'found':>9} {'distance':>9}"
+        ]
+        lines += [
+            f"{row.name:<{width}}  {row.group:<5} {row.representation:<{max(space, 14)}}  {row.response:<11} "
+            f"{row.dial:<16} {row.defect:>9.3g} {row.reference:>9.3g} {row.distance:>9.3g}"
+            + ("" if row.enabled else "  (disabled)")
+            for row in self.tensors
+        ]
+        return "\n".join(lines)
+
+
+def status(model: nn.Module) -> Status:
+    """Per tensor: group, representation, response, dial, defect; empty for a model that is not softened."""
+    rows = []
+    for module, tensor_name, link in constrained(model):
+        original = link.layout.weights(original_of(module, tensor_name)).detach().to("cpu", torch.float64)
+        filtered = link.filter()(original)
+        norm = float(original.norm())
+        rows.append(
+            TensorStatus(
+                name=link.name,
+                group=link.constraint.rep_in.group.name,
+                representation=(
+                    link.constraint.rep_in.name
+                    if link.constraint.invariant
+                    else f"{link.constraint.rep_in.name} -> {link.constraint.rep_out.name}"
+                ),
+                response=link.response,
+                dial=str(link.dial),
+                threshold=link.setting.threshold,
+                defect=link.constraint.defect(filtered),
+                reference=float(link.reference),
+                distance=float((filtered - original).norm()) / norm if norm else 0.0,
+                nearest=link.filter().is_nearest(original),
+                enabled=link.enabled,
+            )
+        )
+    return Status(tuple(rows))
+
+
+def fold(model: Model) -> Model:
+    """Make the constraint final: plain weights, same class, same keys in the same order, same Parameter objects.
+
+    Computed in float64, then rounded to each tensor's own dtype; where the dial stands at exact symmetry and the
+    group permutes coordinates, orbits are made equal bit for bit. Raises ``StateError`` for a model that is not
+    softened or in which a constrained weight is not finite (the model is left as it is).
+    """
+    root, state = require_root(model, "fold")
+    links = list(constrained(root))
+    values = [folded_value(module, name, link) for module, name, link in links]
+    for (_, _, link), value in zip(links, values, strict=True):
+        if not bool(torch.isfinite(value).all()):
+            raise StateError(
+                explain(f"finite weights in {link.name}", "NaN or infinity", "reload the last good checkpoint")
+            )
+    _detach_all(root, state, values)
+    return model
+
+
+def unload(model: Model) -> Model:
+    """Take the constraint away: the unconstrained tensors as they stand, bit for bit.
+
+    Those are the pretrained ones if nothing was trained. Raises ``StateError`` for a model that is not softened.
+    """
+    root, state = require_root(model, "unload")
+    _detach_all(root, state, None)
+    return model
+
+
+def folded_value(module: nn.Module, tensor_name: str, link: SoftParametrization) -> torch.Tensor:
+    """The tensor that :func:`fold` would store, in its own dtype and on its own device."""
+    original = original_of(module, tensor_name).detach()
+    if math.isinf(float(link.threshold)):
+        return original.clone()
+    work = original.to("cpu", torch.float64)
+    filter_ = link.filter()
+    weights = filter_(link.layout.weights(work)).to(original.dtype)
+    value = link.layout.tensor(filter_.snap(weights), original.to("cpu"))
+    return value.to(original.device).contiguous()
+
+
+def _detach_all(root: nn.Module, state: SoftState, values: Sequence[torch.Tensor] | None) -> None:
+    names = {id(module): name for name, module in root.named_modules()}
+    for i, (module, tensor_name, _) in enumerate(list(constrained(root))):
+        parameter = detach(module, tensor_name, state.orders[names[id(module)]])
+        if values is not None:
+            with torch.no_grad():
+                parameter.copy_(values[i])
+    drop_state(root)
+
+
+def _choose(link: SoftParametrization, dial: Dial, weights: torch.Tensor, radius: float | None) -> Setting:
+    """The setting of a dial; for ``max_error`` checked against the certificate of the rounded result."""
+    setting = link.setting_for(dial, radius)
+    if dial.kind != "max_error" or math.isinf(setting.threshold):
+        return setting
+    # radius * beta covers exact arithmetic; the stored tensor is rounded, so its certificate decides
+    before = (link.dial, link.setting)
+    found = math.inf
+    try:
+        for share in (1.0, 1 - 1e-6, 0.9, 0.75, 0.5, 0.25, 0.1, 0.0):
+            candidate = Setting(setting.threshold * share)
+            link.turn(dial, candidate)
+            filter_ = link.filter()
+            work = weights.detach().to("cpu", torch.float64)
+            stored = filter_.snap(filter_(work).to(weights.dtype))
+            found = certify_weight(link.constraint, stored, radius).bound
+            if found <= dial.value:
+                return candidate
+    finally:
+        link.turn(*before)
+    raise BudgetError(
+        f"{link.name}: "
+        + explain(
+            f"max_error >= {found:.3g}, what rounding to {weights.dtype} leaves of an exactly symmetric weight",
+            f"max_error={dial.value:g}",
+            f"use max_error={found:.3g} or more, or a wider dtype",
+        ),
+        found,
+    )
+
+
+def dial_for(target: Target, config: SoftEquivarianceConfig) -> Dial:
+    """The configured dial of one target: its softness_pattern, else the common dial."""
+    pattern = pattern_for(config.softness_pattern, target.matched_name)
+    return config.dial if pattern is None else Dial.of(softness=config.softness_pattern[pattern])
+
+
+def _matching_links(
+    model: nn.Module, target_modules: str | Sequence[str] | None
+) -> list[tuple[nn.Module, str, SoftParametrization]]:
+    links = list(constrained(model))
+    if target_modules is None:
+        return links
+    names = {id(link): {link.name, link.name.rpartition(".")[0]} for _, _, link in links}
+    chosen = [item for item in links if any(matches(target_modules, n) for n in names[id(item[2])] if n)]
+    if not chosen:
+        known = sorted(set().union(*names.values()))
+        raise NoMatchingTargetError(
+            explain(
+                f"a softened tensor that matches {target_modules!r}",
+                f"none; nearest: {nearest_names(str(target_modules), known)}",
+                "correct the pattern",
+            )
+        )
+    return chosen
+
+
+def check_life(model: nn.Module) -> None:
+    """Raise unless ``model`` is a plain module that may be softened now."""
+    if not isinstance(model, nn.Module):
+        raise ArgumentError(explain("a torch.nn.Module", type(model).__name__, "pass the model itself"))
+    if find_root(model) is not None or next(iter(constrained(model)), None) is not None:
+        raise StateError(
+            explain(
+                "a plain model",
+                "one that is softened already",
+                "turn its dial with set_dial, or fold or unload it first",
+            )
+        )
+    if type(model).__name__ in _WRAPPERS:
+        raise StateError(
+            explain(
+                "a model before torch.compile, DDP or FSDP",
+                type(model).__name__,
+                "soften the model first, then compile or wrap it",
+            )
+        )
+
+
+def _stride_check(model: nn.Module, config: SoftEquivarianceConfig) -> str | None:
+    size = config.image_size
+    if size is None:
+        return None
+    h, w = (size, size) if isinstance(size, int) else size
+    parameter = next(model.parameters())
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is None:
+        return None
+    example = torch.zeros(1, first.in_channels, h, w, device=parameter.device, dtype=parameter.dtype)
+    return stride_message(model, example, config.group_object)
+
+
+def _tensor(model: nn.Module, target: Target) -> torch.Tensor:
+    return model.get_submodule(target.module_name)._parameters[target.tensor_name]  # type: ignore[return-value]

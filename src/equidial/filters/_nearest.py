@@ -1,0 +1,121 @@
+"""The nearest certified weight: exact projection on the cone ``||L W'|| <= beta ||W'||`` (theory 4).
+
+With ``c_k`` the components of ``W`` in the singular basis and ``a_k = sigma_k^2 - beta^2`` the projection is
+
+    c'_k = c_k / D_k,   D_k = 1 + mu a_k,   mu >= 0 the root of   h(mu) = sum_k a_k c_k^2 / D_k^2 - A^2 = 0
+
+(``A = 0`` for the cone). It attenuates what the group moves and amplifies what it keeps. The same root serves spaces
+without invariants, where the cone is {0} below the smallest sigma: there ``beta = 0`` and the budget ``A`` on
+``||L W'||`` is absolute, which is convex.
+
+Hard case: ``W`` has (almost) no component below ``beta``, so that reaching the cone would blow noise up.
+Amplification is capped at ``GAIN_CAP``, the components above ``beta`` are attenuated until the bound holds, and the
+result is certified, not nearest.
+"""
+
+from __future__ import annotations
+
+import torch
+
+GAIN_CAP = 1000.0
+"""Largest amplification of a component below ``beta``."""
+
+SHRINK = 1e-12
+"""``beta`` is solved for ``beta (1 - SHRINK)``, so that rounding does not leave the cone (float64)."""
+
+_NEWTON_STEPS = 32
+
+
+def _solve(a: torch.Tensor, energy: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:
+    """The root ``mu`` of ``h``, a scalar; 0 inside the set, inf where only 0 is in it. Float64, no gradient.
+
+    ``P^(-1/2) - N^(-1/2)`` with ``P`` and ``N`` the positive and negative parts of ``h`` is nearly linear in ``mu``
+    (exactly so for one cluster on each side), so Newton's method on it converges in a few steps; a shrinking
+    bracket keeps it safe.
+    """
+    positive = torch.where(a > 0, a * energy, torch.zeros_like(a))
+    negative = torch.where(a < 0, -a * energy, torch.zeros_like(a))
+
+    def parts(mu: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        raw = 1 + mu * a
+        capped = raw < 1 / GAIN_CAP
+        d = torch.where(capped, torch.full_like(raw, 1 / GAIN_CAP), raw)
+        p = (positive / d**2).sum()
+        n = (negative / d**2).sum() + budget**2
+        dp = (-2 * positive * a / d**3).sum()
+        dn = torch.where(capped, torch.zeros_like(a), -2 * negative * a / d**3).sum()
+        return p, n, dp, dn
+
+    tiny = torch.finfo(a.dtype).tiny
+    zero = torch.zeros_like(budget)
+    p0, n0, _, _ = parts(zero)
+    inside = p0 <= n0
+    # a / (1 + mu a)^2 <= 1 / (4 mu): P(mu) <= sum_(a>0) c^2 / (4 mu), and N(mu) >= N(0)
+    low, high = zero, torch.where(a > 0, energy, torch.zeros_like(a)).sum() / (4 * n0.clamp_min(tiny))
+    # where the first component reaches the cap: mostly the root lies before, and there h is smooth
+    steepest = torch.where(negative > 0, -a, torch.zeros_like(a)).amax()
+    kink = (1 - 1 / GAIN_CAP) / steepest.clamp_min(tiny)
+    p, n, _, _ = parts(kink)
+    before = (steepest > 0) & (p <= n)
+    high = torch.where(before, torch.minimum(high, kink), high)
+    low = torch.where((steepest > 0) & ~before, kink, low)
+    mu, last = low, 2 * high
+    # reading a number stops a compiled graph and waits for an accelerator; elsewhere it saves most of the steps
+    may_stop = a.device.type == "cpu" and not torch.compiler.is_compiling()
+    for _ in range(_NEWTON_STEPS):
+        p, n, dp, dn = parts(mu)
+        below = p > n  # the root lies above mu
+        low, high = torch.where(below, mu, low), torch.where(below, high, mu)
+        p, n = p.clamp_min(tiny), n.clamp_min(tiny)
+        value = p.rsqrt() - n.rsqrt()
+        slope = -0.5 * dp * p.rsqrt() / p + 0.5 * dn * n.rsqrt() / n
+        step = mu - value / slope.clamp_min(tiny)
+        # Newton while its steps at least halve or are down to rounding, else bisection on the scale of logarithms
+        small = ((step - mu).abs() <= last / 2) | ((step - mu).abs() <= 1e-14 * mu)
+        safe = torch.isfinite(step) & (step >= low) & (step <= high) & small
+        middle = torch.where(low > 0, (low * high).sqrt(), high / 16)
+        following = torch.where(safe, step, middle)
+        mu, last = following, (following - mu).abs()
+        if may_stop and bool(last <= 1e-15 * mu):
+            break
+    none_below = (n0 <= tiny) & ~inside
+    mu = torch.where(none_below, torch.full_like(mu, torch.inf), mu)
+    return torch.where(inside, torch.zeros_like(mu), mu)
+
+
+def nearest_factors(
+    sigma: torch.Tensor, energy: torch.Tensor, beta: torch.Tensor, budget: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Factors ``1 / D_k`` of the projection, ``[K]``, and the multiplier ``mu``, a scalar.
+
+    ``sigma``: ``[K]`` distinct singular values. ``energy``: ``[K]`` squared norms of the components, carrying the
+    gradient of the weight. ``beta``, ``budget``: scalars. The gradient through ``mu`` is that of the implicit
+    function, exact to first order: one Newton step from the solved root, taken with autograd.
+    """
+    work = torch.float64 if energy.device.type != "mps" else torch.float32
+    beta, budget = beta.to(energy.device, work), budget.to(energy.device, work)
+    a = sigma.to(work) ** 2 - (beta * (1 - SHRINK)) ** 2
+    total = energy.detach().sum().to(work)
+    scale = torch.where(total > 0, total, torch.ones_like(total))
+    e = energy.to(work) / scale
+    limit = budget * (1 - SHRINK) / scale.sqrt()
+
+    with torch.no_grad():
+        root = _solve(a, e, limit)
+    finite = torch.isfinite(root)
+    mu = torch.where(finite & (root > 0), root, torch.zeros_like(root))
+    raw = 1 + mu * a
+    capped = raw < 1 / GAIN_CAP
+    d = torch.where(capped, torch.full_like(raw, 1 / GAIN_CAP), raw)
+    h = (a * e / d**2).sum() - limit**2
+    slope = torch.where(capped, torch.zeros_like(a), -2 * a**2 * e / d**3).sum()
+    active = finite & (root > 0) & (slope < 0)
+    step = h / torch.where(active, slope, -torch.ones_like(slope)).detach()
+    mu = torch.where(active, mu.detach() - step + step.detach(), mu)
+    raw = 1 + mu * a
+    factors = torch.where(capped, torch.full_like(raw, GAIN_CAP), 1 / torch.where(capped, 1.0, raw))
+    # only components above beta, none below: nothing but 0 is left of the weight
+    factors = torch.where(finite, factors, (a < 0).to(work))
+    strict = (beta == 0) & (budget == 0)
+    factors = torch.where(strict, (sigma == 0).to(work), factors)
+    return factors.to(sigma.dtype), root

@@ -1,0 +1,312 @@
+"""Spectra of the constraint map: singular values of ``L`` and the filters that they allow.
+
+A spectrum knows the distinct singular values ``sigma_1 < .. < sigma_K`` (whole clusters: numerically equal
+values are never parted) with their multiplicities, and splits any weight into its components ``P_k W``. All
+filters are ``sum_k f_k P_k W``. Three ways to get there, chosen by :func:`build_spectrum`:
+
+* ``closed_form``: all generators diagonal in unitary bases of X and Y: ``f(|lambda_Y,j - lambda_X,k|)`` entry by
+  entry (theory 2). Cost O(d^3) once, four products per call. A single invariant space uses one real basis.
+* ``dense``: the SVD of the matrix of ``L``. Cost O(dim^3) once; any generators, small spaces.
+* ``isotypic``: sums over a finite group with its characters; nothing of size ``d x d`` is formed.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Literal, get_args
+
+import torch
+
+from equidial.errors import ArgumentError, explain
+from equidial.filters._constraint import Constraint
+from equidial.representations import DirectSum, Eigenbasis, map_blocks
+
+Method = Literal["closed_form", "dense", "isotypic"]
+
+DENSE_LIMIT = 1024
+"""Largest dimension of the weight space at which the dense method is chosen unasked."""
+
+_DENSE_MEMORY = 4 * 2**30  # bytes that an explicit method="dense" may take
+
+
+def cluster(sigma: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distinct values ``[K]`` ascending and, for each entry of ``sigma``, its cluster.
+
+    Values at most ``64 u dim sigma_max`` are zero; a gap above ``1e-9 sigma_max`` separates two clusters.
+    """
+    flat = sigma.flatten().to(torch.float64)
+    top = float(flat.max()) if flat.numel() else 0.0
+    flat = torch.where(flat <= 64 * torch.finfo(torch.float64).eps * dim * top, 0.0, flat)
+    ordered, order = torch.sort(flat)
+    new = torch.ones(len(ordered), dtype=torch.bool)
+    new[1:] = ordered.diff() > 1e-9 * top
+    new[1:] |= (ordered[1:] > 0) & (ordered[:-1] == 0)
+    label = torch.cumsum(new, 0) - 1
+    count = int(label[-1]) + 1 if len(label) else 0
+    # the largest member stands for the cluster, so that no bound is ever taken from a smaller one
+    values = torch.zeros(count, dtype=torch.float64).scatter_reduce(0, label, ordered, "amax")
+    index = torch.empty_like(label)
+    index[order] = label
+    return values, index.reshape(sigma.shape)
+
+
+class Spectrum(ABC):
+    """Singular values of a constraint and the components of a weight that belong to them."""
+
+    method: Method
+
+    def __init__(self, constraint: Constraint, sigma: torch.Tensor, multiplicity: Sequence[int]):
+        self.constraint = constraint
+        self.sigma = sigma
+        self.multiplicity = tuple(int(m) for m in multiplicity)
+        self._cache: dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, ...]] = {}
+
+    @abstractmethod
+    def analyse(self, weight: torch.Tensor) -> torch.Tensor:
+        """Coefficients of a float32 or float64 weight; linear and norm-preserving."""
+
+    @abstractmethod
+    def energies(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """``||P_k W||^2`` for each cluster, ``[K]``, over all copies."""
+
+    @abstractmethod
+    def synthesise(self, coefficients: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        """``sum_k factors[k] P_k W`` as a weight."""
+
+    @abstractmethod
+    def _build_tensors(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]: ...
+
+    def tensors(self, like: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """``(sigma, ...)`` on the device and in the real dtype of ``like``; built once per pair."""
+        key = (like.device, like.dtype)
+        found = self._cache.get(key)
+        if found is None:
+            found = (self.sigma.to(like.device, like.dtype), *self._build_tensors(like.device, like.dtype))
+            self._cache[key] = found
+        return found
+
+    def values(self) -> torch.Tensor:
+        """All singular values with multiplicity, ascending, float64."""
+        return self.sigma.repeat_interleave(torch.tensor(self.multiplicity))
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Spectrum:
+        # immutable but for the cache, and large: copies of a model share it
+        return self
+
+
+class BasisSpectrum(Spectrum):
+    """A real orthonormal basis of the weight space, columns with a singular value each."""
+
+    def __init__(self, constraint: Constraint, basis: torch.Tensor, sigma: torch.Tensor, method: Method):
+        values, index = cluster(sigma, max(constraint.rep_in.dim, constraint.rep_out.dim))
+        super().__init__(constraint, values, torch.bincount(index, minlength=len(values)).tolist())
+        self.method = method
+        self.basis = basis
+        self.index = index
+
+    def analyse(self, weight: torch.Tensor) -> torch.Tensor:
+        """``[..., dim]``: components in the basis."""
+        return self._flat(weight) @ self.tensors(weight)[1]
+
+    def energies(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Sums of squares by cluster."""
+        total = coefficients.square().reshape(-1, coefficients.shape[-1]).sum(0)
+        return coefficients.new_zeros(len(self.sigma)).index_add(0, self.tensors(coefficients)[2], total)
+
+    def synthesise(self, coefficients: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        """Two products with the basis in all."""
+        _, basis, index = self.tensors(coefficients)
+        flat = (coefficients * factors[index]) @ basis.mT
+        return flat if self.constraint.invariant else flat.unflatten(-1, self.constraint.shape)
+
+    def _flat(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight if self.constraint.invariant else weight.flatten(-2)
+
+    def _build_tensors(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        return self.basis.to(device, dtype), self.index.to(device)
+
+
+class TwoSidedSpectrum(Spectrum):
+    """Unitary eigenbases on both sides: ``F(W) = U_Y (M o (U_Y^* W U_X)) U_X^*`` (theory 2)."""
+
+    method: Method = "closed_form"
+
+    def __init__(self, constraint: Constraint, basis_in: Eigenbasis, basis_out: Eigenbasis, sigma: torch.Tensor):
+        values, index = cluster(sigma, max(constraint.rep_in.dim, constraint.rep_out.dim))
+        super().__init__(constraint, values, torch.bincount(index.flatten(), minlength=len(values)).tolist())
+        self.basis_in, self.basis_out, self.index = basis_in, basis_out, index
+
+    def analyse(self, weight: torch.Tensor) -> torch.Tensor:
+        """``U_Y^* W U_X``, complex ``[..., d_Y, d_X]``."""
+        matrices = self.constraint.as_matrices(weight)
+        matrices = matrices.to(torch.promote_types(weight.dtype, torch.complex64))
+        right = self._on_last_axis(matrices, weight, "in", lambda u: u)
+        return self._on_last_axis(right.mT, weight, "out", torch.conj).mT
+
+    def energies(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Sums of squared moduli by cluster."""
+        square = coefficients.real.square() + coefficients.imag.square()
+        total = square.reshape(-1, self.constraint.dim).sum(0)
+        index = self.tensors(total)[1].flatten()
+        return total.new_zeros(len(self.sigma)).index_add(0, index, total)
+
+    def synthesise(self, coefficients: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        """The real part of ``U_Y (M o C) U_X^*``; its imaginary part is rounding."""
+        masked = coefficients * factors[self.tensors(factors)[1]]
+        right = self._on_last_axis(masked, factors, "in", lambda u: u.mH)
+        both = self._on_last_axis(right.mT, factors, "out", lambda u: u.mT).mT
+        return self.constraint.from_matrices(both.real)
+
+    def _build_tensors(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        complex_dtype = torch.promote_types(dtype, torch.complex64)
+        blocks = [u.to(device, complex_dtype) for _, u in (*self.basis_in.blocks, *self.basis_out.blocks)]
+        return (self.index.to(device), *blocks)
+
+    def _on_last_axis(
+        self,
+        x: torch.Tensor,
+        like: torch.Tensor,
+        side: Literal["in", "out"],
+        view: Callable[[torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """``x view(U)`` on the last axis, block by block, with ``U`` the basis of one side."""
+        _, _, *blocks = self.tensors(like)
+        basis = self.basis_in if side == "in" else self.basis_out
+        count = len(self.basis_in.blocks)
+        chosen = blocks[:count] if side == "in" else blocks[count:]
+
+        def times(u: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
+            return lambda part: part @ view(u)
+
+        return map_blocks(
+            x, [(copies, u.shape[0], times(u)) for (copies, _), u in zip(basis.blocks, chosen, strict=True)]
+        )
+
+
+class IsotypicSpectrum(Spectrum):
+    """Isotypic components of a finite group: ``P W = sum_g c_g rho_Y(g) W rho_X(g)^-1``, ``c`` from characters.
+
+    Exact for generator sets closed under conjugation (their class sums are scalars on each component). Cost
+    O(|G|) group actions a call, memory |G| weights.
+    """
+
+    method: Method = "isotypic"
+
+    def __init__(self, constraint: Constraint):
+        components = constraint.group.isotypic_components()
+        assert components is not None, "checked by build_spectrum"
+        self.elements = constraint.group.elements()
+        sigma = torch.tensor([c.sigma for c in components], dtype=torch.float64)
+        values, index = cluster(sigma, len(self.elements))
+        self.coefficients = torch.zeros(len(values), len(self.elements), dtype=torch.float64)
+        self.coefficients.index_add_(0, index, torch.tensor([c.coefficients for c in components], dtype=torch.float64))
+        characters = torch.tensor(
+            [constraint.rep_in.character(g) * constraint.rep_out.character(g) for g in self.elements],
+            dtype=torch.float64,
+        )
+        multiplicity = (self.coefficients @ characters).round().long()
+        present = multiplicity > 0
+        self.coefficients = self.coefficients[present]
+        super().__init__(constraint, values[present], multiplicity[present].tolist())
+
+    def analyse(self, weight: torch.Tensor) -> torch.Tensor:
+        """The components themselves, ``[K, ..., d_Y, d_X]``."""
+        matrices = self.constraint.as_matrices(weight)
+        orbit = torch.stack([self.constraint.transform(g, matrices) for g in self.elements])
+        return torch.tensordot(self.tensors(weight)[1], orbit, dims=1)
+
+    def energies(self, coefficients: torch.Tensor) -> torch.Tensor:
+        """Squared norms of the components."""
+        return coefficients.flatten(1).square().sum(1)
+
+    def synthesise(self, coefficients: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+        """The weighted sum of the components."""
+        return self.constraint.from_matrices(torch.tensordot(factors, coefficients, dims=1))
+
+    def _build_tensors(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        return (self.coefficients.to(device, dtype),)
+
+
+def build_spectrum(constraint: Constraint, method: Method | None = None) -> Spectrum:
+    """The spectrum of a constraint by the cheapest exact method, or by the one asked for.
+
+    Order of choice: closed form where both representations declare eigenbases, dense up to a weight space of
+    ``DENSE_LIMIT`` dimensions, isotypic sums of a finite group. Raises ``ArgumentError`` where none applies, where
+    the method asked for does not, or where the dense one would not fit in memory.
+    """
+    if method is not None and method not in get_args(Method):
+        raise ArgumentError(explain(f"a method out of {get_args(Method)}", repr(method), "or None to choose"))
+    basis_in, basis_out = constraint.rep_in.eigenbasis(), constraint.rep_out.eigenbasis()
+    commuting = basis_in is not None and basis_out is not None
+    # residual letters are no elements of the group, so that its characters do not know them
+    residual = constraint.rep_in.residual_generators() or constraint.rep_out.residual_generators()
+    finite = not residual and constraint.group.is_finite and constraint.group.isotypic_components() is not None
+    if method is None:
+        if commuting:
+            method = "closed_form"
+        elif constraint.dim <= DENSE_LIMIT:
+            method = "dense"
+        elif finite:
+            method = "isotypic"
+        else:
+            raise ArgumentError(
+                explain(
+                    "generators with a known common eigenbasis, a finite group, or a weight space of at most "
+                    f"{DENSE_LIMIT} dimensions",
+                    f"{constraint.name} with {constraint.dim} dimensions",
+                    "use a finite group, a smaller grid, or method='dense'",
+                )
+            )
+    if method == "closed_form":
+        if basis_in is None or basis_out is None:
+            raise _unavailable(method, constraint, "declares no common eigenbasis of its generators", "dense")
+        return _closed_form(constraint, basis_in, basis_out)
+    if method == "isotypic":
+        if not finite:
+            raise _unavailable(
+                method,
+                constraint,
+                "has no finite group with a character table that acts exactly",
+                "closed_form",
+            )
+        return IsotypicSpectrum(constraint)
+    need = 8 * constraint.dim**2 * (2 * max(len(constraint.letters), 1) + 1)
+    if need > _DENSE_MEMORY:
+        raise ArgumentError(
+            explain(
+                f"a dense constraint of at most {_DENSE_MEMORY / 2**30:.0f} GiB",
+                f"{need / 2**30:.1f} GiB for {constraint.name} ({constraint.dim} dimensions)",
+                "use method='closed_form' or 'isotypic'",
+            )
+        )
+    _, found, vh = torch.linalg.svd(constraint.dense(), full_matrices=True)
+    sigma = torch.zeros(constraint.dim, dtype=torch.float64)
+    sigma[: len(found)] = found[: constraint.dim]
+    return BasisSpectrum(constraint, vh.mT.contiguous(), sigma, "dense")
+
+
+def _closed_form(constraint: Constraint, basis_in: Eigenbasis, basis_out: Eigenbasis) -> Spectrum:
+    square = torch.zeros(constraint.rep_out.dim, constraint.rep_in.dim, dtype=torch.float64)
+    rows = len(basis_in.values)
+    for i, letter in enumerate(constraint.letters):
+        if i < rows:
+            on_input, on_output = basis_in.values[i], basis_out.values[i]
+        else:
+            on_input = basis_in.residuals.get(letter.name, torch.ones(constraint.rep_in.dim))
+            on_output = basis_out.residuals.get(letter.name, torch.ones(constraint.rep_out.dim))
+        square += ((on_output[:, None] - on_input[None, :]).abs() / letter.length).square()
+    sigma = square.sqrt()
+    if constraint.invariant and basis_in.paired and not isinstance(constraint.rep_in, DirectSum):
+        return BasisSpectrum(constraint, basis_in.real_basis(), sigma[0], "closed_form")
+    return TwoSidedSpectrum(constraint, basis_in, basis_out, sigma)
+
+
+def _unavailable(method: str, constraint: Constraint, why: str, other: str) -> ArgumentError:
+    return ArgumentError(
+        explain(
+            f"a constraint that method={method!r} can treat",
+            f"{constraint.name}, which {why}",
+            f"use method={other!r}, or None to let the library choose",
+        )
+    )

@@ -1,0 +1,194 @@
+"""Groups and their elements: the abstract contract that every group keeps."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from equidial.errors import ArgumentError, GroupActionError, explain
+
+
+@dataclass(frozen=True)
+class GroupElement:
+    """An element ``g`` of a group: ``g @ h`` composes, ``g.inverse()`` inverts, ``g.distance()`` measures.
+
+    ``value`` is the group's own coordinate of the element (see the group's docstring) and hashable.
+    """
+
+    group: Group
+    value: Any
+
+    def __matmul__(self, other: GroupElement) -> GroupElement:
+        """The product ``g h``: ``h`` acts first. Raises ``ArgumentError`` across groups."""
+        if not isinstance(other, GroupElement):
+            return NotImplemented
+        if other.group != self.group:
+            raise ArgumentError(
+                explain(
+                    f"two elements of {self.group.name}",
+                    f"one of {self.group.name} and one of {other.group.name}",
+                    "compose elements of one group only",
+                )
+            )
+        return GroupElement(self.group, self.group.compose_values(self.value, other.value))
+
+    def inverse(self) -> GroupElement:
+        """The element ``h`` with ``g h = h g = identity``."""
+        return GroupElement(self.group, self.group.invert_value(self.value))
+
+    def distance(self) -> float:
+        """Distance from the identity: the smallest sum of ``||t||`` and generator lengths that writes ``g``."""
+        return self.group.distance_of_value(self.value)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether the element is the identity, exactly."""
+        return self.value == self.group.identity().value
+
+    def __repr__(self) -> str:
+        return f"{self.group.name}.element({self.value!r})"
+
+
+@dataclass(frozen=True)
+class DiscreteGenerator:
+    """A letter ``s`` of the words that write a group, with its length ``|s|`` (the unit of its defect)."""
+
+    element: GroupElement
+    length: float
+
+
+@dataclass(frozen=True)
+class IsotypicComponent:
+    """A real isotypic projector of a finite group, ``P = sum_g coefficients[g] rho(g)``.
+
+    ``coefficients`` follow the order of :meth:`Group.elements`; ``sigma`` is the singular value that the
+    stacked constraint ``[(rho(s) - I) / |s|]_s`` takes on the whole component (a class sum is a scalar on an
+    irreducible representation, so this holds for generator sets closed under conjugation).
+    """
+
+    label: str
+    coefficients: tuple[float, ...]
+    sigma: float
+
+
+class Group(ABC):
+    """A group given by generators: Lie generators ``A_1..A_n`` and discrete generators ``s`` with lengths.
+
+    Subclasses are immutable and compare by value. ``radius`` is the largest distance of any element, infinite
+    for a non-compact group.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name that :func:`equidial.groups.by_name` turns back into this group."""
+
+    @property
+    @abstractmethod
+    def radius(self) -> float:
+        """``sup_g g.distance()``; ``math.inf`` for a non-compact group."""
+
+    @property
+    def lie_dim(self) -> int:
+        """Number of Lie generators; 0 for a discrete group."""
+        return 0
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether :meth:`elements` can list the group."""
+        return self.order is not None
+
+    @property
+    @abstractmethod
+    def order(self) -> int | None:
+        """Number of elements, ``None`` when infinite."""
+
+    @abstractmethod
+    def identity(self) -> GroupElement:
+        """The neutral element."""
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator | None = None) -> list[GroupElement]:
+        """``n`` elements from the Haar measure, or uniform on the set that the group's docstring declares."""
+
+    @abstractmethod
+    def discrete_generators(self) -> tuple[DiscreteGenerator, ...]:
+        """Discrete generators with lengths: a set closed under conjugation, up to inverses."""
+
+    @abstractmethod
+    def compose_values(self, a: Any, b: Any) -> Any:
+        """Coordinate of the product of the elements with coordinates ``a`` and ``b``."""
+
+    @abstractmethod
+    def invert_value(self, a: Any) -> Any:
+        """Coordinate of the inverse of the element with coordinate ``a``."""
+
+    @abstractmethod
+    def distance_of_value(self, a: Any) -> float:
+        """Distance from the identity of the element with coordinate ``a``."""
+
+    def element(self, value: Any) -> GroupElement:
+        """The element with this coordinate."""
+        return GroupElement(self, value)
+
+    def exp(self, t: float | Sequence[float] | torch.Tensor) -> GroupElement:
+        """The element ``exp(sum_i t_i A_i)``; raises ``GroupActionError`` for a group without a Lie algebra."""
+        raise GroupActionError(
+            explain(
+                "a group with a Lie algebra",
+                f"{self.name}, which is discrete",
+                f"name an element directly, e.g. {self.name}.elements()[1]",
+            )
+        )
+
+    def elements(self) -> list[GroupElement]:
+        """All elements, the identity first; raises ``GroupActionError`` for an infinite group."""
+        raise GroupActionError(explain("a finite group", f"{self.name}, which is infinite", "use sample() or exp()"))
+
+    def isotypic_components(self) -> tuple[IsotypicComponent, ...] | None:
+        """The real isotypic projectors, or ``None`` where the group does not declare them."""
+        return None
+
+    def common_quotient(self, other: Group) -> Group:
+        """The smallest group of the family of which ``self`` and ``other`` are both quotients.
+
+        Representations of one group may factor through different quotients of it (cyclic shifts of grids of
+        different size); two of them together factor through this one.
+        """
+        if self == other:
+            return self
+        raise ArgumentError(
+            explain(
+                "two representations of one group",
+                f"{self.name} and {other.name}",
+                "build both representations on the same group",
+            )
+        )
+
+    def is_quotient_of(self, other: Group) -> bool:
+        """Whether an element of ``other`` determines one of this group, so that it can act wherever this does."""
+        return self == other
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+def check_count(n: int) -> None:
+    """Raise ``ArgumentError`` unless ``n`` is a number of samples."""
+    if not isinstance(n, int) or n < 0:
+        raise ArgumentError(explain("a number of samples n >= 0", repr(n), "pass a non-negative integer"))
+
+
+def rotation_matrix(angle: float) -> torch.Tensor:
+    """``[[cos, -sin], [sin, cos]]`` in float64, exact at multiples of a quarter turn."""
+    quarters = angle / (math.pi / 2)
+    if abs(quarters - round(quarters)) < 1e-12:
+        c, s = ((1.0, 0.0), (0.0, 1.0), (-1.0, 0.0), (0.0, -1.0))[round(quarters) % 4]
+    else:
+        c, s = math.cos(angle), math.sin(angle)
+    return torch.tensor([[c, -s], [s, c]], dtype=torch.float64)

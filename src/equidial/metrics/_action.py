@@ -1,0 +1,81 @@
+"""How group elements move images: exactly where they permute pixels, by interpolation elsewhere."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn import functional
+
+from equidial.errors import ArgumentError, GroupActionError, explain
+from equidial.groups import Group, GroupElement, PlanarGroup, Shift
+
+DEFAULT_RADIUS = 3.141592653589793 / 6
+"""Radius of rotations measured when none is given: 30 degrees, the protocol of paper A."""
+
+_ANGLES = 12
+
+
+def transform_images(images: torch.Tensor, g: GroupElement) -> torch.Tensor:
+    """``g . x`` for images ``[..., h, w]``.
+
+    Convention: counterclockwise as seen, about the centre. Quarter turns, mirrors and cyclic shifts permute pixels;
+    other rotations are bilinear with zero fill (``align_corners=False``). Raises ``GroupActionError`` for a quarter
+    turn of a rectangle and ``ArgumentError`` for fewer than two image axes.
+    """
+    if images.ndim < 2:
+        raise ArgumentError(explain("images [..., h, w]", f"shape {tuple(images.shape)}", "add the image axes"))
+    if isinstance(g.group, Shift):
+        axes = tuple(range(-g.group.dims, 0))
+        return torch.roll(images, g.value, axes)
+    if not isinstance(g.group, PlanarGroup):
+        raise GroupActionError(explain("a group that acts on images", g.group.name, "use C(n), D(n), SO2, Flip, T2"))
+    lattice = g.group.quarter_turns_and_mirror(g)
+    if lattice is not None:
+        quarters, reflected = lattice
+        h, w = images.shape[-2:]
+        if quarters % 2 and h != w:
+            raise GroupActionError(
+                explain("square images for quarter turns", f"{h}x{w} images", "crop them, or measure C2 or Flip")
+            )
+        return torch.rot90(images.flip(-1) if reflected else images, quarters, (-2, -1))
+    angle, reflected = g.group.angle_and_mirror(g.value)
+    return rotate_bilinear(images.flip(-1) if reflected else images, angle)
+
+
+def rotate_bilinear(images: torch.Tensor, angle: float) -> torch.Tensor:
+    """Rotate images ``[..., h, w]`` counterclockwise by ``angle`` radians about their centre, zero outside."""
+    h, w = images.shape[-2:]
+    flat = images.reshape(1, -1, h, w)
+    turn = torch.tensor(angle, dtype=torch.float64)
+    cos, sin = float(torch.cos(turn)), float(torch.sin(turn))
+    # output pixel -> input pixel in coordinates scaled to [-1, 1], whose units differ for h != w; y points down
+    theta = torch.tensor([[cos, -sin * h / w, 0.0], [sin * w / h, cos, 0.0]], dtype=flat.dtype, device=flat.device)
+    grid = functional.affine_grid(theta[None], [1, 1, h, w], align_corners=False)
+    turned = functional.grid_sample(flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    return turned.reshape(images.shape)
+
+
+def measured_elements(group: Group, radius: float | None = None) -> list[GroupElement]:
+    """The elements that ``measure`` tries when none are given, the identity left out.
+
+    Finite groups: every element within ``radius``. SO(2): twelve equal angles in ``[-radius, radius]`` without 0,
+    radius 30 degrees. Shifts: every shift of at most ``radius`` one-pixel steps, one by default.
+    """
+    if isinstance(group, Shift) and not group.is_finite:
+        elements = group.elements_within(1.0 if radius is None else radius)
+    elif group.is_finite:
+        limit = float("inf") if radius is None else radius * (1 + 1e-12)
+        elements = [g for g in group.elements() if g.distance() <= limit]
+    else:
+        reach = DEFAULT_RADIUS if radius is None else min(radius, group.radius)
+        half = _ANGLES // 2
+        elements = [group.exp(sign * reach * k / half) for sign in (-1, 1) for k in range(1, half + 1)]
+    elements = [g for g in elements if not g.is_identity]
+    if not elements:
+        raise ArgumentError(
+            explain(
+                f"an element of {group.name} other than the identity within the radius",
+                f"radius={radius!r}",
+                "give a larger radius",
+            )
+        )
+    return elements

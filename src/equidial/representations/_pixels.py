@@ -1,0 +1,293 @@
+"""Pixels: functions on a grid, moved by rotations, mirrors or shifts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from equidial.errors import ArgumentError, GroupActionError, explain
+from equidial.groups import SO2, C, Flip, Group, GroupElement, PlanarGroup, Shift
+from equidial.representations._base import Eigenbasis, Representation, ResidualGenerator
+from equidial.representations._circle import CONSTRUCTION, CircleBasis, circle_basis
+from equidial.representations._maps import DenseMap, LinearMap, PermutationMap
+
+# Above this size a dense eigenbasis (16 d^2 bytes) is left aside; finite groups then use their group sums.
+_DENSE_LIMIT = 4096
+
+
+@dataclass(frozen=True, repr=False)
+class Pixels(Representation):
+    """Functions on a grid of ``shape`` pixels, row-major; ``(rho(g) f)(p) = f(g^-1 p)``.
+
+    Convention: rotations are counterclockwise as the image is seen (``torch.rot90(x, 1, (-2, -1))`` is the
+    quarter turn), about the centre of the grid. Shifts move towards larger indices and come back at the border.
+
+    * C(2), C(4), D(1), D(2), D(4), Flip and cyclic shifts permute pixels, exactly, in every dtype.
+    * SO(2) and the other C(n) act by a real orthogonal circle action (:mod:`equidial.representations._circle`):
+      a homomorphism, equal to the exact quarter turn of a square (half turn of a rectangle) at its angle. Where
+      that is impossible, ``exactness`` says so and ``residual_generators`` holds the missing letter.
+
+    ``shape`` is ``(h, w)``, or ``(n,)`` for one dimension (half turn and left-right mirror reverse the order),
+    or up to three axes for shifts. Raises ``GroupActionError`` where the group cannot act on the grid.
+    """
+
+    group: Group
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        raw = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
+        if not raw or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in raw):
+            raise ArgumentError(explain("a grid shape of integers >= 1", repr(self.shape), "e.g. (3, 3)"))
+        object.__setattr__(self, "shape", raw)
+        self._check_action()
+
+    def _check_action(self) -> None:
+        text = "x".join(map(str, self.shape))
+        if isinstance(self.group, Shift):
+            if len(self.shape) != self.group.dims or self.group.period not in (None, self.shape):
+                raise GroupActionError(
+                    explain(
+                        f"a grid with the axes of {self.group.name}",
+                        f"a {text} grid",
+                        f"use Shift({len(self.shape)}), whose shifts are cyclic on the grid",
+                    )
+                )
+            return
+        if not isinstance(self.group, PlanarGroup) or len(self.shape) > 2:
+            raise GroupActionError(
+                explain(
+                    "a group of the plane on a 1-D or 2-D grid, or Shift on a grid with as many axes",
+                    f"{self.group.name} on a {text} grid",
+                    "choose another group or grid",
+                )
+            )
+        h, w = self._hw
+        maps = [self.group.quarter_turns_and_mirror(s.element) for s in self.group.discrete_generators()]
+        quarter = isinstance(self.group, C) and self.group.n % 4 == 0
+        quarter = quarter or any(found is not None and found[0] % 2 for found in maps)
+        if quarter and h != w:
+            raise GroupActionError(
+                explain(
+                    f"a square grid, because {self.group.name} contains quarter turns",
+                    f"a {text} grid, which a quarter turn does not map to itself",
+                    "use C2, D2 or Flip on it, or leave this tensor out (exclude_modules)",
+                )
+            )
+        if not self.is_permutation and not isinstance(self.group, SO2 | C):
+            raise GroupActionError(
+                explain(
+                    "a dihedral group that permutes the grid: D1, D2, D4",
+                    f"{self.group.name}, whose rotations fall between the pixels",
+                    "use D4, or the rotations C(n) or SO2 alone",
+                )
+            )
+        if not self.is_permutation and min(h, w) == 1 and max(h, w) > 1:
+            raise GroupActionError(
+                explain(
+                    f"a grid with two axes for {self.group.name}",
+                    f"a {text} grid, which no rotation but the half turn keeps",
+                    "use C2 or Flip on one-dimensional grids",
+                )
+            )
+
+    @property
+    def _hw(self) -> tuple[int, int]:
+        return (1, self.shape[0]) if len(self.shape) == 1 else (self.shape[0], self.shape[1])
+
+    @property
+    def dim(self) -> int:
+        """Number of pixels."""
+        return math.prod(self.shape)
+
+    @property
+    def name(self) -> str:
+        """``"Pixels(3,3)"``."""
+        return f"Pixels({','.join(map(str, self.shape))})"
+
+    @property
+    def is_permutation(self) -> bool:
+        """Whether every element permutes the pixels."""
+        if isinstance(self.group, Shift):
+            return True
+        if self.group.is_finite and isinstance(self.group, PlanarGroup):
+            found = [self.group.quarter_turns_and_mirror(s.element) for s in self.group.discrete_generators()]
+            return all(turn is not None for turn in found)
+        return self.dim == 1
+
+    @cached_property
+    def circle(self) -> CircleBasis:
+        """The basis of the circle action (SO(2) and C(n) beyond quarter turns)."""
+        return circle_basis(*self._hw)
+
+    @property
+    def exactness(self) -> str:
+        """In words, for certificates and status rows."""
+        if self.is_permutation:
+            return "exact permutation of the pixels"
+        turn = "quarter turn" if self.shape[0] == self.shape[-1] else "half turn"
+        text = f"orthogonal circle action, {turn} exact"
+        if self.circle.unpaired is not None:
+            text += " but for one direction"
+        if self.circle.free_singles:
+            text += f", {self.circle.free_singles} unpaired direction kept still"
+        return text
+
+    @property
+    def effective_group(self) -> Group:
+        """Cyclic shifts of this grid for :class:`Shift`, else the group."""
+        return Shift(self.group.dims, self.shape) if isinstance(self.group, Shift) else self.group
+
+    @cached_property
+    def rounding(self) -> float:  # type: ignore[override]
+        """``4 ||V^T V - I||_F`` and the rounding of the products that form ``rho(g)``; 0 for permutations."""
+        if self.is_permutation:
+            return 0.0
+        gram = self.circle.vectors.mT @ self.circle.vectors
+        deviation = float((gram - torch.eye(self.dim, dtype=torch.float64)).norm())
+        return 4 * deviation + 2 * self.dim * torch.finfo(torch.float64).eps
+
+    @property
+    def constructions(self) -> frozenset[str]:
+        """The disc harmonics where the action is not a permutation."""
+        return frozenset() if self.is_permutation else frozenset({CONSTRUCTION})
+
+    def generators(self) -> tuple[LinearMap, ...]:
+        """``d rho(A) = V diag-blocks([[0, -m], [m, 0]]) V^T``, stored exactly skew."""
+        if self.group.lie_dim == 0:
+            return ()
+        v, m = self.circle.vectors, self.circle.frequency.to(torch.float64)
+        # columns (c, s) of a pair: A c = m s, A s = -m c
+        image = torch.zeros_like(v)
+        first = torch.nonzero(m > 0).ravel()
+        image[:, first] = v[:, first + 1] * m[first]
+        image[:, first + 1] = -v[:, first] * m[first]
+        a = image @ v.mT
+        return (DenseMap((a - a.mT) / 2),)
+
+    def discrete_generators(self) -> tuple[LinearMap, ...]:
+        """Permutations where they exist, else the circle action at the angle of the generator."""
+        return tuple(self.map_of(s.element) for s in self.group.discrete_generators())
+
+    def residual_generators(self) -> tuple[ResidualGenerator, ...]:
+        """The exact turn on the one direction that the circle action misses, if there is one."""
+        if self.is_permutation or self.circle.unpaired is None:
+            return ()
+        u = self.circle.vectors[:, self.circle.unpaired]
+        name, length = ("quarter turn", math.pi / 2) if self.shape[0] == self.shape[-1] else ("half turn", math.pi)
+        mirror = torch.eye(self.dim, dtype=torch.float64) - 2 * torch.outer(u, u)
+        return (ResidualGenerator(name, length, DenseMap(mirror)),)
+
+    def map_of(self, g: GroupElement) -> LinearMap:
+        """A gather for a permutation of the grid; else ``V R(theta) V^T``, dense."""
+        if isinstance(g.group, Shift):
+            grid = torch.arange(self.dim).reshape(self.shape)
+            return PermutationMap(torch.roll(grid, g.value, tuple(range(len(self.shape)))).ravel())
+        assert isinstance(self.group, PlanarGroup)
+        lattice = self.group.quarter_turns_and_mirror(g)
+        if lattice is not None and (self.is_permutation or self._turn_is_exact(lattice[0])):
+            return PermutationMap(self._lattice_index(*lattice))
+        angle, _ = self.group.angle_and_mirror(g.value)
+        v, m = self.circle.vectors, self.circle.frequency.to(torch.float64)
+        turned = v * torch.cos(m * angle)
+        first = torch.nonzero(m > 0).ravel()
+        sine = torch.sin(m[first] * angle)
+        turned[:, first] += v[:, first + 1] * sine
+        turned[:, first + 1] -= v[:, first] * sine
+        return DenseMap(turned @ v.mT)
+
+    def _turn_is_exact(self, quarters: int) -> bool:
+        """Whether the circle action equals the permutation at this many quarter turns."""
+        h, w = self._hw
+        if quarters == 0:
+            return True
+        return self.circle.unpaired is None and (h == w or quarters == 2)
+
+    def _lattice_index(self, quarters: int, reflected: bool) -> torch.Tensor:
+        grid = torch.arange(self.dim).reshape(self._hw)
+        grid = grid.flip(1) if reflected else grid
+        return torch.rot90(grid, quarters, (0, 1)).ravel()
+
+    def eigenbasis(self) -> Eigenbasis | None:
+        """Disc harmonics, or the Fourier basis of the orbits; ``None`` for D(n) and for very large grids."""
+        return self._eigenbasis
+
+    @cached_property
+    def _eigenbasis(self) -> Eigenbasis | None:
+        if self.dim > _DENSE_LIMIT:
+            return None
+        if isinstance(self.group, Shift):
+            return self._shift_eigenbasis()
+        if isinstance(self.group, SO2) or (isinstance(self.group, C) and not self.is_permutation):
+            return self._circle_eigenbasis()
+        if isinstance(self.group, C | Flip):
+            return self._orbit_eigenbasis()
+        return None
+
+    def _circle_eigenbasis(self) -> Eigenbasis:
+        v, m = self.circle.vectors, self.circle.frequency
+        u = v.to(torch.complex128)
+        first = torch.nonzero(m > 0).ravel()
+        # A (c - i s) = i m (c - i s)
+        u[:, first] = torch.complex(v[:, first], -v[:, first + 1]) / math.sqrt(2)
+        u[:, first + 1] = u[:, first].conj()
+        if self.group.lie_dim:
+            values = 1j * m.to(torch.complex128)[None]
+        else:
+            step = self.group.discrete_generators()[0].length
+            values = torch.exp(1j * step * m.to(torch.float64))[None]
+        residuals = {}
+        for residual in self.residual_generators():
+            sign = torch.ones(self.dim, dtype=torch.complex128)
+            sign[self.circle.unpaired] = -1
+            residuals[residual.name] = sign
+        return Eigenbasis(((1, u),), values, residuals)
+
+    def _orbit_eigenbasis(self) -> Eigenbasis:
+        """Fourier vectors of the cycles of the generator's permutation, ``f[p_j] = w^j``, eigenvalue ``w``."""
+        letters = self.group.discrete_generators()
+        index = self.map_of(letters[0].element).index.tolist() if letters else list(range(self.dim))  # type: ignore[attr-defined]
+        u = torch.zeros(self.dim, self.dim, dtype=torch.complex128)
+        values: list[complex] = []
+        seen: set[int] = set()
+        for start in range(self.dim):
+            if start in seen:
+                continue
+            cycle = [start]
+            while (following := index[cycle[-1]]) != start:
+                cycle.append(following)
+            seen.update(cycle)
+            size = len(cycle)
+            steps = torch.arange(size, dtype=torch.float64)
+            for m in [0, *range(1, (size + 1) // 2), *([size // 2] if size % 2 == 0 else [])]:
+                real = m == 0 or 2 * m == size
+                wave = torch.cos(2 * math.pi * m * steps / size) + (
+                    0 if real else 1j * torch.sin(2 * math.pi * m * steps / size)
+                )
+                for column in [wave] if real else [wave, wave.conj()]:
+                    u[cycle, len(values)] = column.to(torch.complex128) / math.sqrt(size)
+                    # the eigenvalue read off one step of the cycle, exact for quarter turns up to rounding
+                    values.append(complex(column[1] / column[0]) if size > 1 else 1.0)
+        found = torch.tensor(values, dtype=torch.complex128).expand(len(letters), self.dim)
+        return Eigenbasis(((1, u),), found)
+
+    def _shift_eigenbasis(self) -> Eigenbasis:
+        """Plane waves ``e^(2 pi i k.p / shape)``; a step along axis ``a`` multiplies by ``e^(-2 pi i k_a / n_a)``."""
+        frequencies = torch.cartesian_prod(*(torch.arange(n) for n in self.shape)).reshape(self.dim, -1)
+        order = []
+        for row, k in enumerate(frequencies.tolist()):
+            partner = 0
+            for n, component in zip(self.shape, k, strict=True):
+                partner = partner * n + (-component % n)
+            if partner >= row:
+                order += [row] if partner == row else [row, partner]
+        k = frequencies[order].to(torch.float64)
+        scaled = k / torch.tensor(self.shape, dtype=torch.float64)
+        phase = 2 * math.pi * (frequencies.to(torch.float64) @ scaled.mT)
+        u = torch.polar(torch.ones_like(phase), phase) / math.sqrt(self.dim)
+        self_conjugate = ((2 * frequencies[order]) % torch.tensor(self.shape) == 0).all(dim=1)
+        u[:, self_conjugate] = u[:, self_conjugate].real.to(torch.complex128)
+        values = torch.polar(torch.ones_like(scaled.mT), -2 * math.pi * scaled.mT)
+        return Eigenbasis(((1, u),), values)
