@@ -73,7 +73,7 @@ def soften(model: Model, config: SoftEquivarianceConfig) -> Model:
     attach_all(model, config, targets, parametrizations, hashes)
     if message:
         warnings.warn(message, EquidialWarning, stacklevel=2)
-    logger.info("softened %d tensors of %s under %s", len(targets), type(model).__name__, config.group)
+    logger.debug("softened %d tensors of %s under %s", len(targets), type(model).__name__, config.group)
     return model
 
 

@@ -137,7 +137,7 @@ class Certificate:
         axes.invert_yaxis()
         axes.set_xlim(left=0)
         axes.set_xlabel("relative defect  ‖W ρ(g) − ρ(g) W‖ / ‖W‖, worst element")
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, frameon=False)
         return figure
 
     def __str__(self) -> str:

@@ -108,6 +108,17 @@ class Constraint:
         ]
         return (*lie, *discrete, *residual)
 
+    @cached_property
+    def scale(self) -> float:
+        """An upper bound of the largest singular value of ``L``, the yardstick of what is rounding."""
+
+        def size(letter: Letter) -> float:
+            if not letter.is_lie:
+                return 2 / letter.length
+            return float(letter.on_input.to_dense().norm() + letter.on_output.to_dense().norm())
+
+        return sum(size(letter) ** 2 for letter in self.letters) ** 0.5
+
     def check(self, weight: torch.Tensor) -> None:
         """Raise ``ArgumentError`` unless ``weight`` is a real tensor with the trailing axes of this space."""
         if not weight.is_floating_point():

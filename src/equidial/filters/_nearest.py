@@ -26,8 +26,11 @@ SHRINK = 1e-12
 _NEWTON_STEPS = 32
 
 
-def _solve(a: torch.Tensor, energy: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:
-    """The root ``mu`` of ``h``, a scalar; 0 inside the set, inf where only 0 is in it. Float64, no gradient.
+@torch.library.custom_op("equidial::cone_multiplier", mutates_args=())
+def cone_multiplier(a: torch.Tensor, energy: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:
+    """The root ``mu`` of ``h``, a scalar; 0 inside the set, inf where only 0 is in it. No gradient.
+
+    An operator of its own, so that a compiled graph holds one node and not the unrolled iteration.
 
     ``P^(-1/2) - N^(-1/2)`` with ``P`` and ``N`` the positive and negative parts of ``h`` is nearly linear in ``mu``
     (exactly so for one cluster on each side), so Newton's method on it converges in a few steps; a shrinking
@@ -60,8 +63,7 @@ def _solve(a: torch.Tensor, energy: torch.Tensor, budget: torch.Tensor) -> torch
     high = torch.where(before, torch.minimum(high, kink), high)
     low = torch.where((steepest > 0) & ~before, kink, low)
     mu, last = low, 2 * high
-    # reading a number stops a compiled graph and waits for an accelerator; elsewhere it saves most of the steps
-    may_stop = a.device.type == "cpu" and not torch.compiler.is_compiling()
+    may_stop = a.device.type == "cpu"  # reading a number from an accelerator would wait for it
     for _ in range(_NEWTON_STEPS):
         p, n, dp, dn = parts(mu)
         below = p > n  # the root lies above mu
@@ -83,6 +85,11 @@ def _solve(a: torch.Tensor, energy: torch.Tensor, budget: torch.Tensor) -> torch
     return torch.where(inside, torch.zeros_like(mu), mu)
 
 
+@cone_multiplier.register_fake
+def _(a: torch.Tensor, energy: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(budget)
+
+
 def nearest_factors(
     sigma: torch.Tensor, energy: torch.Tensor, beta: torch.Tensor, budget: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,8 +107,7 @@ def nearest_factors(
     e = energy.to(work) / scale
     limit = budget * (1 - SHRINK) / scale.sqrt()
 
-    with torch.no_grad():
-        root = _solve(a, e, limit)
+    root = cone_multiplier(a.detach(), e.detach(), limit.detach())
     finite = torch.isfinite(root)
     mu = torch.where(finite & (root > 0), root, torch.zeros_like(root))
     raw = 1 + mu * a

@@ -30,17 +30,19 @@ DENSE_LIMIT = 1024
 _DENSE_MEMORY = 4 * 2**30  # bytes that an explicit method="dense" may take
 
 
-def cluster(sigma: torch.Tensor, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+def cluster(sigma: torch.Tensor, constraint: Constraint) -> tuple[torch.Tensor, torch.Tensor]:
     """Distinct values ``[K]`` ascending and, for each entry of ``sigma``, its cluster.
 
-    Values at most ``64 u dim sigma_max`` are zero; a gap above ``1e-9 sigma_max`` separates two clusters.
+    Values at most ``64 u d scale`` are zero, ``scale`` being a bound of the largest; a gap above ``1e-9 sigma_max``
+    separates two clusters.
     """
     flat = sigma.flatten().to(torch.float64)
-    top = float(flat.max()) if flat.numel() else 0.0
-    flat = torch.where(flat <= 64 * torch.finfo(torch.float64).eps * dim * top, 0.0, flat)
+    dim = max(constraint.rep_in.dim, constraint.rep_out.dim)
+    rounding = 64 * torch.finfo(torch.float64).eps * dim * constraint.scale
+    flat = torch.where(flat <= rounding, 0.0, flat)
     ordered, order = torch.sort(flat)
     new = torch.ones(len(ordered), dtype=torch.bool)
-    new[1:] = ordered.diff() > 1e-9 * top
+    new[1:] = ordered.diff() > 1e-9 * flat.max()
     new[1:] |= (ordered[1:] > 0) & (ordered[:-1] == 0)
     label = torch.cumsum(new, 0) - 1
     count = int(label[-1]) + 1 if len(label) else 0
@@ -83,7 +85,8 @@ class Spectrum(ABC):
         found = self._cache.get(key)
         if found is None:
             found = (self.sigma.to(like.device, like.dtype), *self._build_tensors(like.device, like.dtype))
-            self._cache[key] = found
+            if not torch.compiler.is_compiling():  # a graph that writes to the cache would be compiled twice
+                self._cache[key] = found
         return found
 
     def values(self) -> torch.Tensor:
@@ -99,7 +102,7 @@ class BasisSpectrum(Spectrum):
     """A real orthonormal basis of the weight space, columns with a singular value each."""
 
     def __init__(self, constraint: Constraint, basis: torch.Tensor, sigma: torch.Tensor, method: Method):
-        values, index = cluster(sigma, max(constraint.rep_in.dim, constraint.rep_out.dim))
+        values, index = cluster(sigma, constraint)
         super().__init__(constraint, values, torch.bincount(index, minlength=len(values)).tolist())
         self.method = method
         self.basis = basis
@@ -133,7 +136,7 @@ class TwoSidedSpectrum(Spectrum):
     method: Method = "closed_form"
 
     def __init__(self, constraint: Constraint, basis_in: Eigenbasis, basis_out: Eigenbasis, sigma: torch.Tensor):
-        values, index = cluster(sigma, max(constraint.rep_in.dim, constraint.rep_out.dim))
+        values, index = cluster(sigma, constraint)
         super().__init__(constraint, values, torch.bincount(index.flatten(), minlength=len(values)).tolist())
         self.basis_in, self.basis_out, self.index = basis_in, basis_out, index
 
@@ -198,7 +201,7 @@ class IsotypicSpectrum(Spectrum):
         assert components is not None, "checked by build_spectrum"
         self.elements = constraint.group.elements()
         sigma = torch.tensor([c.sigma for c in components], dtype=torch.float64)
-        values, index = cluster(sigma, len(self.elements))
+        values, index = cluster(sigma, constraint)
         self.coefficients = torch.zeros(len(values), len(self.elements), dtype=torch.float64)
         self.coefficients.index_add_(0, index, torch.tensor([c.coefficients for c in components], dtype=torch.float64))
         characters = torch.tensor(

@@ -1,0 +1,168 @@
+"""The commands: a dataclass of options and a function each."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+import equidial as ed
+from equidial.data import load_images, loader
+from equidial.errors import ArgumentError, EquidialWarning, explain
+from equidial.recipes import Adapt, Demo, load_model
+from equidial.recipes.adapt import Outcome, Progress, run
+
+
+@dataclass(frozen=True)
+class Measure:
+    """Measure accuracy and invariance error of a classifier under a group."""
+
+    model: str
+    """demo | hf:NAME_OR_FOLDER | timm:NAME | FILE.py:function (runs the code of that file)."""
+    data: str
+    """demo | FILE.npz (x_train, y_train, x_test, y_test) | FOLDER (train/<class>/, test/<class>/)."""
+    group: str = "C4"
+    """C<n>, D<n>, SO2, Flip, FlipUD, T2."""
+    weights: Path | None = None
+    """A .safetensors file with the model's tensors, e.g. the model.safetensors of a run."""
+    radius: float | None = None
+    """Largest group element (radians or pixels); default: all, 30 degrees for SO2."""
+    batch_size: int = 128
+    """Images per step."""
+    image_size: int | None = None
+    """Resize images to this many pixels a side."""
+    mean: tuple[float, ...] = (0.5,)
+    """Subtracted from images in [0, 1], one number or one per channel."""
+    std: tuple[float, ...] = (0.5,)
+    """Divisor after that."""
+    seed: int = 0
+    """Of the Hutchinson probes."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True)
+class Certify:
+    """Certify the tensors of a plain or folded model."""
+
+    model: str
+    """demo | hf:NAME_OR_FOLDER | timm:NAME | FILE.py:function (runs the code of that file)."""
+    group: str | None = None
+    """C<n>, D<n>, SO2, Flip, FlipUD, T2; or give --config."""
+    config: Path | None = None
+    """The soft_equivariance_config.json of a saved folder, for its group, targets and representations."""
+    weights: Path | None = None
+    """A .safetensors file with the model's tensors, e.g. the model.safetensors of a run."""
+    radius: float | None = None
+    """Largest distance of the elements (radians or pixels); default: the whole group."""
+    image_size: int | None = None
+    """Input size in pixels, by which strided layers are judged."""
+    output: Path | None = None
+    """Write the certificate as JSON to this file."""
+
+
+def demo(command: Demo) -> None:
+    """Adapt the embedded model and write its report; an earlier demo in the folder is replaced."""
+    folder = command.output
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / "metrics.jsonl").is_file():
+            raise ArgumentError(
+                explain(
+                    "a new folder, or one with an earlier run", f"{folder}, which holds other files", "choose --output"
+                )
+            )
+        shutil.rmtree(folder)
+    adapt(command.adaptation())
+
+
+def adapt(command: Adapt) -> None:
+    """Adapt a classifier at every dial position, print a table, write the run folder and its report."""
+    from equidial.reporting import dial_pictures, write_report
+
+    command.check()
+    model = load_model(command.model, command.weights)
+    pictures = dial_pictures(model, command.soft_config(command.softness[0]), command.softness)
+    with warnings.catch_warnings(record=True) as caught, _bar(unit="step") as bar:
+        warnings.simplefilter("always", EquidialWarning)
+        outcomes = run(command, _progress(bar))
+    notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, EquidialWarning)))
+    for number, strip in enumerate(pictures):
+        strip.save(command.output / f"pictures-{number}.npz")
+    if notes:
+        settings = json.loads((command.output / "config.json").read_text())
+        (command.output / "config.json").write_text(json.dumps(settings | {"warnings": notes}, indent=2) + "\n")
+    for note in notes:
+        print(f"note: {note}")
+    print(_table(outcomes))
+    print(f"report: {write_report(command.output)}")
+
+
+def measure(command: Measure) -> None:
+    """Print the scores of a model."""
+    images = load_images(command.data, size=command.image_size, mean=command.mean, std=command.std)
+    model = load_model(command.model, command.weights)
+    batches = loader(images.test, command.batch_size)
+    with _bar(batches, unit="batch") as bar:
+        scores = ed.measure(model, bar, command.group, radius=command.radius, seed=command.seed)
+    print(json.dumps(scores.to_dict()) if command.json else scores)
+
+
+def certify(command: Certify) -> None:
+    """Print the certificate of a model's tensors."""
+    if (command.group is None) == (command.config is None):
+        got = "both" if command.group else "neither"
+        raise ArgumentError(explain("--group or --config", got, "give one of them"))
+    if command.config is not None:
+        if not command.config.is_file():
+            raise ArgumentError(explain("an existing configuration file", str(command.config), "check the path"))
+        document = json.loads(command.config.read_text())
+        config = ed.SoftEquivarianceConfig.from_dict(document.get("config", document))
+    else:
+        assert command.group is not None
+        config = ed.SoftEquivarianceConfig(group=command.group, softness=1.0)
+    model = load_model(command.model, command.weights)
+    certificate = ed.certify(model, config, radius=command.radius, image_size=command.image_size)
+    print(certificate)
+    if command.output is not None:
+        certificate.save(command.output)
+
+
+COMMANDS: tuple[tuple[str, type, Callable[[Any], None], str], ...] = (
+    ("demo", Demo, demo, "Embedded model and data, no network: adapt, measure, certify, fold, report."),
+    ("adapt", Adapt, adapt, "Adapt a pretrained image classifier at several dial positions."),
+    ("measure", Measure, measure, "Accuracy and invariance error of a classifier under a group."),
+    ("certify", Certify, certify, "Bounds of every symmetric tensor of a plain or folded model."),
+)
+
+
+def _bar(*arguments: Any, unit: str) -> tqdm[Any]:
+    """A progress bar on a terminal; elsewhere finished dial positions are logged, one a line."""
+    return tqdm(*arguments, unit=unit, dynamic_ncols=True, disable=None)
+
+
+def _progress(bar: tqdm[Any]) -> Progress:
+    def step(done: int, total: int, text: str) -> None:
+        bar.total = total
+        bar.set_postfix_str(text, refresh=False)
+        bar.update(done - bar.n)
+
+    return step
+
+
+def _table(outcomes: list[Outcome]) -> str:
+    lines = [
+        f"{'softness':>8} {'seed':>4} {'Acc':>7} {'aAcc':>7} {'cAcc':>7} {'iErr':>8} {'epsilon':>9} {'bound':>9} "
+        f"{'time':>7}"
+    ]
+    lines += [
+        f"{o.softness:>8g} {o.seed:>4} {o.tuned.Acc:>7.4f} {o.tuned.aAcc:>7.4f} {o.tuned.cAcc:>7.4f} "
+        f"{o.tuned.iErr:>8.4f} {o.tuned.epsilon:>9.3g} {o.certificate.bound:>9.3g} {o.seconds:>6.1f}s"
+        for o in outcomes
+    ]
+    return "\n".join(lines)

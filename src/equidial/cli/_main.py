@@ -1,0 +1,53 @@
+"""Parse the command line, show progress, turn errors into messages and exit codes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any
+
+from equidial.errors import EquidialError, EquidialWarning
+
+DESCRIPTION = "Turn the equivariance dial of any pretrained neural network, with a guarantee."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0, or 2 with a message for anything a user can mend."""
+    try:
+        import tyro
+        from tqdm import tqdm  # noqa: F401 (checked here, used by the commands)
+    except ImportError as error:
+        print(f"error: the command line needs {error.name}: pip install 'equidial[cli,report,data]'", file=sys.stderr)
+        return 2
+    from equidial.cli import _commands
+
+    def sub(name: str, cls: type, text: str) -> Any:
+        return Annotated[cls, tyro.conf.subcommand(name, description=text, prefix_name=False)]
+
+    runs: dict[type, Callable[[Any], None]] = {cls: run for _, cls, run, _ in _commands.COMMANDS}
+    union: Any = None
+    for name, cls, _, text in _commands.COMMANDS:
+        one = sub(name, cls, text)
+        union = one if union is None else union | one
+    command = tyro.cli(
+        union, prog="equidial", description=DESCRIPTION, args=arguments, config=(tyro.conf.OmitArgPrefixes,)
+    )
+    if not sys.stderr.isatty():
+        logging.basicConfig(format="%(message)s", stream=sys.stderr)
+        logging.getLogger("equidial").setLevel(logging.INFO)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", EquidialWarning)
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        try:
+            runs[type(command)](command)
+        except EquidialError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    return 0
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **kwargs: Any) -> None:
+    if issubclass(category, EquidialWarning):
+        print(f"note: {message}", file=sys.stderr)

@@ -1,0 +1,106 @@
+"""Sets of labelled images and loaders over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch.nn import functional
+from torch.utils.data import DataLoader, Dataset
+
+from equidial.errors import ArgumentError, explain
+from equidial.groups import Group
+from equidial.metrics import measured_elements, transform_images
+
+Augmentation = Literal["none", "crop-flip", "crop", "group"]
+AUGMENTATIONS: tuple[str, ...] = get_args(Augmentation)
+
+_CROP_MARGIN = 8  # random crops move an image by at most one eighth of its side
+
+
+@dataclass(frozen=True)
+class Split:
+    """Labelled images: a dataset of pairs ``(x, y)`` with ``x`` float ``[channels, h, w]``, normalised."""
+
+    dataset: Dataset[tuple[torch.Tensor, int]]
+
+    def __len__(self) -> int:
+        return len(self.dataset)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Images:
+    """A training and a test split with the names of their classes."""
+
+    train: Split
+    test: Split
+    classes: tuple[str, ...]
+    name: str
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(channels, h, w)`` of the images."""
+        c, h, w = self.test.dataset[0][0].shape
+        return c, h, w
+
+
+def loader(
+    split: Split,
+    batch_size: int,
+    *,
+    seed: int | None = None,
+    augment: Augmentation = "none",
+    group: Group | None = None,
+) -> DataLoader[Any]:
+    """Batches ``(x, y)``: in order without ``seed``, else shuffled and augmented by that seed.
+
+    ``augment``: ``none``; ``crop``: random shifts with zero fill; ``crop-flip``: and left-right mirrors; ``group``:
+    random shifts and a random element of ``group`` (the identity among them). Raises ``ArgumentError`` for an
+    unknown augmentation or ``group`` without a group.
+    """
+    if augment not in AUGMENTATIONS:
+        raise ArgumentError(explain(f"an augmentation out of {AUGMENTATIONS}", repr(augment), "e.g. 'crop-flip'"))
+    if augment == "group" and group is None:
+        raise ArgumentError(explain("a group for augment='group'", "none", "pass group="))
+    generator = torch.Generator().manual_seed(0 if seed is None else seed)
+    collate = _Collate(augment if seed is not None else "none", group, generator)
+    return DataLoader(
+        split.dataset, batch_size=batch_size, shuffle=seed is not None, generator=generator, collate_fn=collate
+    )
+
+
+class _Collate:
+    """Stack samples and move each of them at random."""
+
+    def __init__(self, augment: str, group: Group | None, generator: torch.Generator):
+        self.augment, self.generator = augment, generator
+        self.elements = [] if group is None or augment != "group" else [None, *measured_elements(group)]
+
+    def __call__(self, samples: Sequence[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+        x = torch.stack([image for image, _ in samples])
+        y = torch.tensor([int(label) for _, label in samples])
+        if self.augment != "none":
+            x = self._each(x, self._shift)
+        if self.augment == "crop-flip":
+            flipped = torch.rand(len(x), generator=self.generator) < 0.5
+            x = torch.where(flipped[:, None, None, None], x.flip(-1), x)
+        if self.augment == "group":
+            x = self._each(x, self._turn)
+        return x, y
+
+    def _each(self, x: torch.Tensor, move: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        return torch.stack([move(image) for image in x])
+
+    def _shift(self, image: torch.Tensor) -> torch.Tensor:
+        h, w = image.shape[-2:]
+        dy, dx = (
+            int(torch.randint(-(n // _CROP_MARGIN), n // _CROP_MARGIN + 1, (), generator=self.generator))
+            for n in (h, w)
+        )
+        return functional.pad(image, (dx, -dx, dy, -dy))
+
+    def _turn(self, image: torch.Tensor) -> torch.Tensor:
+        g = self.elements[int(torch.randint(len(self.elements), (), generator=self.generator))]
+        return image if g is None else transform_images(image, g)

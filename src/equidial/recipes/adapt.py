@@ -1,0 +1,239 @@
+"""Adapt a classifier: soften, recalibrate, fine-tune, measure, certify, fold, at every dial position and seed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+
+import equidial as ed
+from equidial.adapters import Scores
+from equidial.data import Augmentation, Images, load_images, loader
+from equidial.errors import ArgumentError, explain
+from equidial.filters import Dial, Response
+from equidial.recipes._models import load_model
+
+logger = logging.getLogger("equidial")
+
+Progress = Callable[[int, int, str], None]
+"""Called with (steps done, steps in all, what is going on)."""
+
+
+@dataclass(frozen=True)
+class Adapt:
+    """Adapt a pretrained image classifier at several positions of the dial and compare them."""
+
+    model: str
+    """demo | hf:NAME_OR_FOLDER | timm:NAME | FILE.py:function (runs the code of that file)."""
+    data: str
+    """demo | FILE.npz (x_train, y_train, x_test, y_test) | FOLDER (train/<class>/, test/<class>/)."""
+    output: Path
+    """Folder of the run; must not hold another run."""
+    weights: Path | None = None
+    """A .safetensors file with the model's tensors."""
+    group: str = "C4"
+    """C<n>, D<n>, SO2, Flip, FlipUD, T2."""
+    softness: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    """Dial positions: 0 exactly symmetric, 1 untouched (fine-tuned alike: the baseline)."""
+    response: Response = "nearest"
+    """How components beyond the dial are treated."""
+    seeds: tuple[int, ...] = (0,)
+    """One fine-tuning per seed and dial position."""
+    epochs: int = 3
+    """Passes over the training images; 0 only recalibrates batch normalisation."""
+    batch_size: int = 128
+    """Images per step."""
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    """sgd has momentum 0.9."""
+    learning_rate: float = 1e-4
+    """At the start; cosine decay to 0."""
+    weight_decay: float = 1e-4
+    """Of the optimizer."""
+    augment: Augmentation = "none"
+    """Moves of training images: none, crop, crop-flip, group (random elements of the group)."""
+    recalibrate_batches: int = 8
+    """Batches from which batch-norm statistics are re-estimated after the dial moved."""
+    image_size: int | None = None
+    """Resize images to this many pixels a side; exact symmetry needs sizes that fit the strides."""
+    mean: tuple[float, ...] = (0.5,)
+    """Subtracted from images in [0, 1], one number or one per channel."""
+    std: tuple[float, ...] = (0.5,)
+    """Divisor after that."""
+    radius: float | None = None
+    """Largest group element that is measured (radians or pixels); default: all, 30 degrees for SO2."""
+    target_modules: tuple[str, ...] | None = None
+    """Restrict to these modules (PEFT's rules)."""
+    exclude_modules: tuple[str, ...] | None = None
+    """Leave these modules out."""
+
+    def check(self) -> None:
+        """Raise ``ArgumentError`` for values that cannot work, before anything is loaded or written."""
+        ed.groups.by_name(self.group)
+        for softness in self.softness:
+            Dial.of(softness=softness)
+        positive = {"batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        for name, value in positive.items():
+            if not value > 0:
+                raise ArgumentError(explain(f"{name} > 0", repr(value), "choose a positive value"))
+        if self.epochs < 0 or not self.softness or not self.seeds:
+            got = f"epochs={self.epochs}, softness={self.softness}, seeds={self.seeds}"
+            raise ArgumentError(explain("epochs >= 0 and at least one softness and seed", got, "correct them"))
+        if (self.output / "metrics.jsonl").exists():
+            raise ArgumentError(
+                explain("a folder without a run", f"{self.output}, which holds one", "choose another --output")
+            )
+
+    def soft_config(self, softness: float) -> ed.SoftEquivarianceConfig:
+        """The configuration of one dial position."""
+        return ed.SoftEquivarianceConfig(
+            group=self.group,
+            softness=softness,
+            response=self.response,
+            target_modules=self.target_modules,
+            exclude_modules=self.exclude_modules,
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One dial position and seed: scores before and after fine-tuning, and the certificate of the folded model."""
+
+    softness: float
+    seed: int
+    softened: Scores
+    tuned: Scores
+    certificate: ed.Certificate
+    seconds: float
+
+
+def run(config: Adapt, progress: Progress | None = None) -> list[Outcome]:
+    """Carry out the adaptation and write the run folder; returns one outcome per dial position and seed.
+
+    Every position, the untouched one included, is recalibrated and fine-tuned alike, from the same weights and with
+    the same batches per seed. The folder holds ``config.json``, ``metrics.jsonl`` and, per position and seed, the
+    folded ``model.safetensors``, what :func:`equidial.load` needs, and ``certificate.json``.
+    """
+    config.check()
+    images = load_images(config.data, size=config.image_size, mean=config.mean, std=config.std)
+    model = load_model(config.model, config.weights)
+    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    # whatever cannot work fails here, before the folder is made; strides that break the symmetry are told once
+    ed.unload(ed.soften(model, replace(config.soft_config(config.softness[0]), image_size=images.shape[1:])))
+    config.output.mkdir(parents=True, exist_ok=True)
+    (config.output / "config.json").write_text(json.dumps(_plain(config), indent=2) + "\n")
+    steps = -(-len(images.train) // config.batch_size) * config.epochs + 1
+    clock = _Clock(progress, len(config.softness) * len(config.seeds) * steps)
+    outcomes = []
+    with (config.output / "metrics.jsonl").open("w") as log:
+        for softness in config.softness:
+            for seed in config.seeds:
+                model.load_state_dict(initial)
+                outcomes.append(_one(config, model, images, softness, seed, log.write, clock))
+                log.flush()
+    return outcomes
+
+
+def _one(
+    config: Adapt,
+    model: nn.Module,
+    images: Images,
+    softness: float,
+    seed: int,
+    write: Callable[[str], Any],
+    clock: _Clock,
+) -> Outcome:
+    start = time.perf_counter()
+    torch.manual_seed(seed)
+    ed.soften(model, config.soft_config(softness))
+    ed.recalibrate(model, _recalibration(config, images))
+    softened = _measured(config, model, images)
+    identity = {"softness": softness, "seed": seed}
+    write(_line(identity | {"stage": "softened"} | softened.to_dict()))
+    for epoch, loss in enumerate(_fine_tune(config, model, images, seed, f"softness {softness:g} seed {seed}", clock)):
+        write(_line(identity | {"stage": "epoch", "epoch": epoch + 1, "loss": loss}))
+    folder = config.output / f"softness-{softness:g}-seed-{seed}"
+    ed.save(model, folder)
+    certificate = ed.certify(model, image_size=images.shape[1:])
+    certificate.save(folder / "certificate.json")
+    ed.fold(model)
+    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    tuned = _measured(config, model, images)
+    seconds = time.perf_counter() - start
+    write(_line(identity | {"stage": "tuned", "bound": certificate.bound, "seconds": seconds} | tuned.to_dict()))
+    clock.step(f"softness {softness:g} seed {seed} measured")
+    logger.info("softness %g seed %d: %s", softness, seed, tuned)
+    return Outcome(softness, seed, softened, tuned, certificate, seconds)
+
+
+def _fine_tune(
+    config: Adapt, model: nn.Module, images: Images, seed: int, label: str, clock: _Clock
+) -> Iterator[float]:
+    """Train the constrained model; yields the mean loss of each epoch."""
+    if config.epochs == 0:
+        return
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    rate, decay = config.learning_rate, config.weight_decay
+    optimizer: torch.optim.Optimizer = (
+        torch.optim.AdamW(parameters, lr=rate, weight_decay=decay)
+        if config.optimizer == "adamw"
+        else torch.optim.SGD(parameters, lr=rate, momentum=0.9, weight_decay=decay)
+    )
+    group = ed.groups.by_name(config.group)
+    batches = loader(images.train, config.batch_size, seed=seed, augment=config.augment, group=group)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * len(batches))
+    device = next(model.parameters()).device
+    for _ in range(config.epochs):
+        model.train()
+        total, count = 0.0, 0
+        for x, y in batches:
+            optimizer.zero_grad()
+            output = model(x.to(device))
+            loss = functional.cross_entropy(getattr(output, "logits", output), y.to(device))
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            total, count = total + loss.item() * len(x), count + len(x)
+            clock.step(f"{label} loss {total / count:.3f}")
+        model.eval()
+        yield total / count
+
+
+def _measured(config: Adapt, model: nn.Module, images: Images) -> Scores:
+    return ed.measure(model, loader(images.test, config.batch_size), config.group, radius=config.radius)
+
+
+def _recalibration(config: Adapt, images: Images) -> list[Any]:
+    # a fixed shuffle: files are often sorted by class, and statistics of one class fit no network
+    batches = loader(images.train, config.batch_size, seed=0)
+    return list(islice(iter(batches), config.recalibrate_batches))
+
+
+class _Clock:
+    """Counts steps for a progress callback."""
+
+    def __init__(self, progress: Progress | None, total: int):
+        self.progress, self.total, self.done = progress, total, 0
+
+    def step(self, text: str) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total, text)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(config).items()}
+
+
+def _line(record: dict[str, Any]) -> str:
+    return json.dumps(record) + "\n"

@@ -1,0 +1,7 @@
+"""Reporting: what a person sees of a run."""
+
+from equidial.reporting._pictures import DialPictures, dial_pictures
+from equidial.reporting._report import write_report
+from equidial.reporting._runs import Run, read_run
+
+__all__ = ["DialPictures", "Run", "dial_pictures", "read_run", "write_report"]

@@ -1,0 +1,103 @@
+"""report.html: one self-contained page that shows what the dial did."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from equidial._version import __version__
+from equidial.certificates import Certificate
+from equidial.reporting._figures import as_png, dial_strip, frontier, learning_curves, trade_off
+from equidial.reporting._runs import SCORES, Run, read_run
+
+
+def write_report(folder: str | Path) -> Path:
+    """Write ``report.html`` from what a run folder holds; returns its path.
+
+    Everything on the page, pictures included, is drawn from the files of the folder and embedded. Needs matplotlib
+    and jinja2. Raises ``FileFormatError`` for a folder without a finished run.
+    """
+    run = read_run(folder)
+    template = resources.files("equidial.reporting").joinpath("report.html.jinja").read_text(encoding="utf-8")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(template).render(**_content(run))
+    path = run.folder / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _content(run: Run) -> dict[str, Any]:
+    curves = learning_curves(run)
+    return {
+        "version": __version__,
+        "config": run.config,
+        "group": run.config["group"],
+        "seeds": len(run.config["seeds"]),
+        "rows": _rows(run),
+        "before": _rows(run, "softened"),
+        "trade_off": as_png(trade_off(run)),
+        "frontier": as_png(frontier(run)),
+        "curves": as_png(curves) if curves is not None else None,
+        "strips": [
+            {"tensor": p.tensor, "kind": p.kind, "element": p.element, "image": as_png(dial_strip(p))}
+            for p in run.pictures
+        ],
+        "certificates": [_certificate(softness, run) for softness in run.softness],
+        "notes": sorted({note for c in run.certificates.values() for row in c for note in row.notes}),
+        "verdict": _verdict(run),
+        "warnings": run.config.get("warnings", []),
+    }
+
+
+def _rows(run: Run, stage: str = "tuned") -> list[dict[str, str]]:
+    rows = []
+    for softness in run.softness:
+        cells = {"softness": f"{softness:g}"}
+        for score in SCORES:
+            found = run.spread(stage, score, softness)
+            cells[score] = "–" if found is None else found.show(4 if score in ("iErr", "epsilon", "bound") else 3)
+        rows.append(cells)
+    return rows
+
+
+def _certificate(softness: float, run: Run) -> dict[str, Any]:
+    seed = min(seed for s, seed in run.certificates if s == softness)
+    certificate: Certificate = run.certificates[softness, seed]
+    worst = max(run.certificates[s, k].bound for s, k in run.certificates if s == softness)
+    return {
+        "softness": f"{softness:g}",
+        "seed": seed,
+        "bound": f"{worst:.4g}",
+        "image": as_png(certificate.plot()),
+        "rows": certificate.layers,
+    }
+
+
+def _verdict(run: Run) -> list[str]:
+    """The main findings in sentences, from the numbers of the run."""
+    out = []
+    strict, free = run.softness[0], run.softness[-1]
+
+    def value(score: str, softness: float) -> float:
+        found = run.spread("tuned", score, softness)
+        return float("nan") if found is None else found.mean
+
+    out.append(
+        f"From softness {free:g} to {strict:g} the invariance error goes from {value('iErr', free):.4f} to "
+        f"{value('iErr', strict):.4f} nats, the accuracy on upright images from {value('Acc', free):.3f} to "
+        f"{value('Acc', strict):.3f}, on transformed images from {value('aAcc', free):.3f} to "
+        f"{value('aAcc', strict):.3f}."
+    )
+    best = max(run.softness, key=lambda s: value("cAcc", s))
+    found, untouched = run.spread("tuned", "cAcc", best), run.spread("tuned", "cAcc", free)
+    if found is not None and untouched is not None:
+        out.append(
+            f"The combined accuracy cAcc is highest at softness {best:g}: {found.show()}"
+            + (f", against {untouched.show()} at softness {free:g}." if best != free else ".")
+        )
+    if len(run.config["seeds"]) > 1:
+        out.append(f"All numbers are means over {len(run.config['seeds'])} seeds, with standard deviations.")
+    return out

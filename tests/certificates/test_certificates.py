@@ -1,0 +1,218 @@
+"""Certificates: never below what is measured, exact where said, rounding included, result objects that keep."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from equidial import Certificate, invariant_filter
+from equidial.certificates import LayerCertificate, certify_weight, defect_of_element, gamma
+from equidial.errors import EquidialError, FileFormatError
+from equidial.filters import Constraint, Dial, Filter, build_spectrum
+from equidial.groups import SO2, C, Shift
+from equidial.representations import Pixels, Trivial, Vector
+from tests.spaces import random_space, random_weight
+
+
+def local_search(constraint: Constraint, matrices: torch.Tensor, radius: float, starts: int = 6) -> float:
+    """The worst element found: all of a finite group, else sampled angles improved by golden-section steps."""
+    group = constraint.group
+    if group.is_finite:
+        chosen = [g for g in group.elements() if g.distance() <= radius * (1 + 1e-12)]
+        return max(defect_of_element(constraint, matrices, g) for g in chosen)
+
+    def at(t: float) -> float:
+        return defect_of_element(constraint, matrices, group.exp(t))
+
+    best = 0.0
+    for k in range(1, starts + 1):
+        t, step = radius * k / starts, radius / starts
+        value = at(t)
+        while step > 1e-7:
+            for candidate in (t - step, t + step):
+                if 0 <= candidate <= radius and at(candidate) > value:
+                    t, value = candidate, at(candidate)
+                    break
+            else:
+                step /= 2
+        best = max(best, value)
+    return best
+
+
+def test_no_certificate_is_below_the_measured_error() -> None:
+    """Random spaces, responses, dials, dtypes and radii; each error is improved by a local search over elements."""
+    rng = random.Random(4)
+    for draw in range(250):
+        constraint = random_space(rng)
+        weight = random_weight(constraint, (rng.choice([1, 3]),), draw)
+        response = rng.choice(["nearest", "hard", "taper", "exponential"])
+        f = Filter(build_spectrum(constraint), response, Dial("softness", rng.choice([0.0, 1.0, rng.random()])), None)
+        if response != "nearest":
+            from equidial.filters import resolve_setting
+
+            f = Filter(f.spectrum_map, response, f.dial, resolve_setting(f.spectrum_map, response, f.dial))
+        dtype = rng.choice([torch.float64, torch.float32, torch.bfloat16, torch.float16])
+        stored = f(weight).to(dtype)
+        radius = rng.choice([constraint.group.radius, rng.random() * constraint.group.radius])
+        found = certify_weight(constraint, stored, radius)
+        exact = constraint.as_matrices(stored.double())
+        norm = float(stored.double().norm())
+        worst = local_search(constraint, exact, found.radius) / norm if norm else 0.0
+        assert found.bound >= worst, (constraint.name, response, f.dial, dtype)
+        assert found.bound >= found.measured
+        assert found.absolute >= worst * norm
+        assert 0 <= found.bound <= 2
+        # a priori bounds hold in exact arithmetic; float64 results keep them up to rounding
+        if dtype == torch.float64 and norm:
+            try:
+                prior = f.at(weight).bound(radius)
+            except EquidialError:
+                continue
+            assert worst <= prior + 1e-10
+
+
+@pytest.mark.parametrize("group", [C(4), C(8), Shift(2, (3, 4))], ids=str)
+def test_finite_groups_are_exact(group) -> None:  # noqa: ANN001
+    rep = Pixels(group, (3, 4) if isinstance(group, Shift) else (4, 4))
+    constraint = Constraint.invariants(rep)
+    weight = random_weight(constraint)
+    found = certify_weight(constraint, weight)
+    worst = local_search(constraint, constraint.as_matrices(weight), math.inf) / float(weight.norm())
+    assert found.kind == "exact"
+    assert found.bound == pytest.approx(worst, rel=1e-10)
+    assert found.measured == pytest.approx(worst, rel=1e-12)
+
+
+def test_one_parameter_groups_are_within_a_tenth_of_a_percent() -> None:
+    for seed, shape in enumerate([(3, 3), (4, 4), (5, 5), (7, 7)]):
+        constraint = Constraint.invariants(Pixels(SO2(), shape))
+        weight = random_weight(constraint, (2,), seed)
+        for radius in (math.pi, math.pi / 6, 0.01):
+            found = certify_weight(constraint, weight, radius)
+            worst = local_search(constraint, constraint.as_matrices(weight), radius, 40) / float(weight.norm())
+            assert found.kind == "upper"
+            assert worst <= found.bound <= worst * 1.002
+
+
+def test_closed_form_of_two_frequencies() -> None:
+    """W = diag-free map from Vector to Trivial: ||W R(t) - W|| / ||W|| = 2 sin(t / 2)."""
+    constraint = Constraint.equivariants(Vector(SO2()), Trivial(SO2()))
+    weight = torch.tensor([[0.6, 0.8]], dtype=torch.float64)
+    for radius in (0.3, 1.0, math.pi):
+        found = certify_weight(constraint, weight, radius)
+        assert found.bound == pytest.approx(2 * math.sin(radius / 2), rel=1e-3)
+        assert found.bound >= 2 * math.sin(radius / 2)
+
+
+def test_the_unpaired_direction_counts() -> None:
+    """A kernel along it is still under the circle action and turned over by the true quarter turn."""
+    for group in (SO2(), C(8)):
+        rep = Pixels(group, (6, 6))
+        constraint = Constraint.invariants(rep)
+        found = certify_weight(constraint, rep.circle.vectors[:, rep.circle.unpaired])
+        assert found.bound == pytest.approx(2.0, abs=1e-6)
+
+
+def test_a_large_group_is_bounded_by_its_generators() -> None:
+    constraint = Constraint.invariants(Pixels(Shift(2), (70, 60)))
+    weight = torch.randn(1, 4200, dtype=torch.float64)
+    found = certify_weight(constraint, weight, radius=2.0)
+    assert found.kind == "upper"
+    for value in ((1, 1), (2, 0), (0, -2)):
+        g = Shift(2).element(value)
+        assert defect_of_element(constraint, constraint.as_matrices(weight), g) / float(weight.norm()) <= found.bound
+    strict = certify_weight(constraint, torch.ones(1, 4200))
+    assert strict.bound < 1e-10
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_strict_permutation_symmetry_survives_any_dtype(dtype: torch.dtype) -> None:
+    f = invariant_filter(Pixels(C(4), (5, 5)), softness=0.0)
+    rounded = f(torch.randn(8, 25, dtype=torch.float64)).to(dtype)
+    snapped = f.at(rounded).snap(rounded)
+    found = certify_weight(f.constraint, snapped)
+    assert found.bound == 0.0
+    assert found.measured == 0.0
+    assert float((snapped.double() - rounded.double()).abs().max()) <= 4 * torch.finfo(dtype).eps
+
+
+def test_rounding_to_a_storage_type_is_seen() -> None:
+    f = invariant_filter(Pixels(SO2(), (5, 5)), softness=0.0)
+    exact = f(torch.randn(8, 25, dtype=torch.float64))
+    bounds = [certify_weight(f.constraint, exact.to(d)).bound for d in (torch.float64, torch.float32, torch.bfloat16)]
+    assert bounds[0] < 1e-12 < bounds[1] < 1e-6 < 1e-4 < bounds[2] < 1e-2
+
+
+def test_gamma() -> None:
+    assert gamma(1) == pytest.approx(2.0**-53)
+    assert gamma(1000) > 1000 * 2.0**-53
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: certify_weight(Constraint.invariants(Vector(C(4))), torch.zeros(3)),
+        lambda: certify_weight(Constraint.invariants(Vector(C(4))), torch.zeros(2, dtype=torch.int8)),
+        lambda: certify_weight(Constraint.invariants(Vector(C(4))), torch.ones(2), radius=-1.0),
+    ],
+)
+def test_wrong_use_is_refused(wrong) -> None:  # noqa: ANN001
+    with pytest.raises(EquidialError, match=r"(?s)expected .*got: .*do: "):
+        wrong()
+
+
+def row(name: str = "conv.weight", bound: float = 0.5) -> LayerCertificate:
+    return LayerCertificate(
+        name=name,
+        bound=bound,
+        kind="exact",
+        level="image",
+        norm="frobenius",
+        radius=math.pi,
+        measured=bound / 2,
+        absolute=bound,
+        a_priori=None,
+        allowance=1e-6,
+        group="C4",
+        representation="Pixels(3,3)",
+        response="nearest",
+        dial="softness=0.5",
+        dtype="float32",
+        elements="all of C4",
+        notes=("a note",),
+    )
+
+
+def test_round_trip_plot_and_text(tmp_path: Path) -> None:
+    certificate = Certificate((row(), row("b.weight", 0.7)), "0.1.0")
+    assert float(certificate.bound) == 0.7
+    assert certificate["b.weight"].bound == 0.7
+    assert len(certificate) == 2
+    path = tmp_path / "certificate.json"
+    certificate.save(path)
+    assert Certificate.load(path) == certificate
+    assert json.loads(path.read_text())["bound"] == 0.7
+    figure = certificate.plot()
+    (axes,) = figure.axes
+    assert len(axes.patches) == 4
+    assert [t.get_text() for t in axes.get_yticklabels()][0].startswith("b.weight")
+    text = str(certificate)
+    assert "b.weight" in text
+    assert "a note" in text
+    with pytest.raises(KeyError):
+        certificate["c"]
+    with pytest.raises(EquidialError):
+        certificate.plot(max_rows=0)
+    assert Certificate(()).bound == 0.0
+
+
+@pytest.mark.parametrize("change", [{"format_version": 2}, {"format_version": None}, {"layers": [{"name": "x"}]}])
+def test_foreign_certificates_are_refused(change: dict[str, object]) -> None:
+    data = Certificate((row(),)).to_dict() | change
+    with pytest.raises(FileFormatError):
+        Certificate.from_dict(data)
