@@ -20,6 +20,12 @@ settings.register_profile("whole", parent=settings.get_profile("seeded"), derand
 settings.load_profile(os.environ.get("EQUIDIAL_HYPOTHESIS", "seeded"))
 
 
+@pytest.fixture(scope="session")
+def draws() -> int:
+    """How many times the usual number of random draws a property loop makes; 1 in CI, 20 in ``make test-all``."""
+    return int(os.environ.get("EQUIDIAL_DRAWS", "1"))
+
+
 @pytest.fixture(autouse=True)
 def _deterministic() -> None:
     torch.manual_seed(0)

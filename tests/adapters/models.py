@@ -125,7 +125,10 @@ def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def same_tensors(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     """Same keys in the same order, same bits."""
-    return list(a) == list(b) and all(
-        x.dtype == y.dtype and torch.equal(x.reshape(-1).view(torch.uint8), y.reshape(-1).view(torch.uint8))
-        for x, y in zip(a.values(), b.values(), strict=True)
-    )
+
+    def same(x: torch.Tensor, y: torch.Tensor) -> bool:
+        if not isinstance(x, torch.Tensor) or x.is_quantized:
+            return torch.equal(x.dequantize(), y.dequantize()) if isinstance(x, torch.Tensor) else x == y
+        return x.dtype == y.dtype and torch.equal(x.reshape(-1).view(torch.uint8), y.reshape(-1).view(torch.uint8))
+
+    return list(a) == list(b) and all(same(x, y) for x, y in zip(a.values(), b.values(), strict=True))

@@ -22,7 +22,7 @@ def soft(softness: float, **more: object) -> ed.SoftEquivarianceConfig:
 
 @pytest.mark.parametrize("finish", [ed.fold, ed.unload])
 @pytest.mark.parametrize("name", ["vit", "cnn"])
-def test_copies_live_apart(name: str, finish) -> None:  # noqa: ANN001
+def test_copies_live_apart(name: str, finish) -> None:
     model, x = build(name)
     ed.soften(model, soft(0.3))
     y = logits(model, x)
@@ -105,7 +105,7 @@ def test_autocast_does_not_reach_the_filter() -> None:
 def test_compiled_graph_is_whole_and_turning_the_dial_does_not_recompile() -> None:
     model, x = build("cnn")
     ed.soften(model, soft(0.3))
-    eager = {s: None for s in (0.3, 0.0, 0.7, 1.0)}
+    eager = dict.fromkeys((0.3, 0.0, 0.7, 1.0))
     for s in eager:
         ed.set_softness(model, s)
         eager[s] = logits(model, x)

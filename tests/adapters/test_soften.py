@@ -67,7 +67,12 @@ def test_strict_resnet_is_invariant_at_225_and_told_about_224() -> None:
 @pytest.mark.parametrize("response", ["nearest", "hard", "taper", "exponential"])
 def test_life_of_a_model(name: str, response: str) -> None:
     model, x = build(name)
-    before, keys, ids, kind = snapshot(model), list(model.state_dict()), [id(p) for p in model.parameters()], type(model)
+    before, keys, ids, kind = (
+        snapshot(model),
+        list(model.state_dict()),
+        [id(p) for p in model.parameters()],
+        type(model),
+    )
     untouched = logits(model, x)
     assert ed.soften(model, soft(0.4, response=response)) is model
     constrained = logits(model, x)
@@ -87,7 +92,9 @@ def test_life_of_a_model(name: str, response: str) -> None:
     assert ed.fold(twin) is twin
     assert type(twin) is kind
     assert list(twin.state_dict()) == keys
-    assert [n for n, _ in twin.named_parameters()] == [n for n, _ in kind.named_parameters(ed.unload(copy.deepcopy(model)))]
+    assert [n for n, _ in twin.named_parameters()] == [
+        n for n, _ in kind.named_parameters(ed.unload(copy.deepcopy(model)))
+    ]
     assert float((logits(twin, x) - constrained).abs().max()) < 1e-6 * max(1.0, float(constrained.abs().max()))
     assert torch.equal(logits(model, x), constrained), "folding a copy leaves the original alone"
 

@@ -44,10 +44,10 @@ def local_search(constraint: Constraint, matrices: torch.Tensor, radius: float, 
     return best
 
 
-def test_no_certificate_is_below_the_measured_error() -> None:
+def test_no_certificate_is_below_the_measured_error(draws: int) -> None:
     """Random spaces, responses, dials, dtypes and radii; each error is improved by a local search over elements."""
     rng = random.Random(4)
-    for draw in range(250):
+    for draw in range(250 * draws):
         constraint = random_space(rng)
         weight = random_weight(constraint, (rng.choice([1, 3]),), draw)
         response = rng.choice(["nearest", "hard", "taper", "exponential"])
@@ -77,7 +77,7 @@ def test_no_certificate_is_below_the_measured_error() -> None:
 
 
 @pytest.mark.parametrize("group", [C(4), C(8), Shift(2, (3, 4))], ids=str)
-def test_finite_groups_are_exact(group) -> None:  # noqa: ANN001
+def test_finite_groups_are_exact(group) -> None:
     rep = Pixels(group, (3, 4) if isinstance(group, Shift) else (4, 4))
     constraint = Constraint.invariants(rep)
     weight = random_weight(constraint)
@@ -161,7 +161,7 @@ def test_gamma() -> None:
         lambda: certify_weight(Constraint.invariants(Vector(C(4))), torch.ones(2), radius=-1.0),
     ],
 )
-def test_wrong_use_is_refused(wrong) -> None:  # noqa: ANN001
+def test_wrong_use_is_refused(wrong) -> None:
     with pytest.raises(EquidialError, match=r"(?s)expected .*got: .*do: "):
         wrong()
 

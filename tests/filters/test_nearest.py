@@ -32,11 +32,11 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).norm() / b.norm())
 
 
-def test_it_agrees_with_a_generic_optimiser() -> None:
+def test_it_agrees_with_a_generic_optimiser(draws: int) -> None:
     """Multi-start SLSQP on ``min ||w' - w||^2  s.t.  ||L w'||^2 <= beta^2 ||w'||^2`` finds nothing nearer."""
     rng = random.Random(1)
     checked = 0
-    while checked < 25:
+    while checked < 25 * draws:
         constraint = random_space(rng, max_dim=9)
         dense = oracle(constraint)
         if dense.sigma.min() > 0 or dense.sigma.max() == 0:
@@ -88,10 +88,10 @@ def test_bound_norm_and_optimality_conditions(constraint: Constraint, seed: int,
         assert float(((weight - found) * found).sum()) == pytest.approx(0.0, abs=1e-8 * float(weight.norm()) ** 2)
 
 
-def test_it_beats_every_subspace_response_at_equal_bound() -> None:
+def test_it_beats_every_subspace_response_at_equal_bound(draws: int) -> None:
     rng = random.Random(2)
     compared = 0
-    for draw in range(300):
+    for draw in range(300 * draws):
         constraint = random_space(rng)
         if float(build_spectrum(constraint).sigma[0]) > 0:
             continue
@@ -112,9 +112,9 @@ def test_it_beats_every_subspace_response_at_equal_bound() -> None:
 
 
 @pytest.mark.parametrize("response", ["nearest", "hard", "taper", "exponential"])
-def test_defect_rises_and_distance_falls_along_the_dial(response: str) -> None:
+def test_defect_rises_and_distance_falls_along_the_dial(response: str, draws: int) -> None:
     rng = random.Random(3)
-    for draw in range(60):
+    for draw in range(60 * draws):
         constraint = random_space(rng)
         weight = random_weight(constraint, (3,), draw)
         defects, distances = [], []
@@ -150,9 +150,14 @@ def test_no_jump_along_the_dial(constraint: Constraint, seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("rep", "share"),
-    [(Pixels(C(4), (3, 3)), 0.4), (Pixels(SO2(), (4, 4)), 0.2), (Pixels(D(4), (3, 3)), 0.7), (Pixels(Flip(), (2, 3)), 0.9)],
+    [
+        (Pixels(C(4), (3, 3)), 0.4),
+        (Pixels(SO2(), (4, 4)), 0.2),
+        (Pixels(D(4), (3, 3)), 0.7),
+        (Pixels(Flip(), (2, 3)), 0.9),
+    ],
 )
-def test_gradient_of_the_implicit_function(rep, share: float) -> None:  # noqa: ANN001
+def test_gradient_of_the_implicit_function(rep, share: float) -> None:
     constraint = Constraint.invariants(rep)
     weight = random_weight(constraint, (2,), 5).requires_grad_()
     f = nearest_at(constraint, share * constraint.defect(weight))
@@ -167,7 +172,9 @@ def test_gradient_through_both_sides_and_the_dial() -> None:
 
     beta = torch.tensor(0.5 * constraint.defect(weight), dtype=torch.float64, requires_grad=True)
     none = torch.zeros((), dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda w, b: apply_filter(spectrum, "nearest", w, b, none), (weight, beta), atol=1e-6)
+    assert torch.autograd.gradcheck(
+        lambda w, b: apply_filter(spectrum, "nearest", w, b, none), (weight, beta), atol=1e-6
+    )
     moving = Constraint.invariants(Vector(SO2()))
     spectrum = build_spectrum(moving)
     w = random_weight(moving, (3,), 2).requires_grad_()

@@ -37,11 +37,11 @@ def at(spectrum: Spectrum, response: str, b: float) -> Filter:
     return Filter(spectrum, response, Dial("threshold", b), Setting(b))
 
 
-def test_a_thousand_random_filters_equal_the_oracle() -> None:
+def test_a_thousand_random_filters_equal_the_oracle(draws: int) -> None:
     """Random weights, groups, representations and dials: 1e-10 in float64, by the method chosen unasked."""
     rng = random.Random(0)
     worst, seen = 0.0, set()
-    for draw in range(1000):
+    for draw in range(1000 * draws):
         constraint = random_space(rng)
         dense = oracle(constraint)
         spectrum = build_spectrum(constraint)
@@ -102,7 +102,9 @@ def test_sigma_of_the_contract() -> None:
     f = invariant_filter(Pixels(C(4), (3, 3)), softness=0.0, response="hard")
     assert np.allclose(f.spectrum[[0, 3, 7]], [0.0, 0.9003163, 1.2732395], atol=1e-7)
     assert f.rank == 3
-    f = equivariant_filter(Vector(SO2()) + Trivial(SO2()), Vector(SO2()) + Trivial(SO2()), threshold=1.5, response="hard")
+    f = equivariant_filter(
+        Vector(SO2()) + Trivial(SO2()), Vector(SO2()) + Trivial(SO2()), threshold=1.5, response="hard"
+    )
     assert sorted(f.spectrum.tolist()) == pytest.approx([0, 0, 0, 1, 1, 1, 1, 2, 2])
     assert f.rank == 7
 
@@ -121,7 +123,9 @@ def test_whole_clusters_are_kept_or_dropped(response: str) -> None:
 
 @pytest.mark.parametrize("response", SUBSPACE)
 @given(constraint=spaces(), softness=st.floats(0, 1))
-def test_softness_is_the_smallest_threshold_with_that_mean(response: str, constraint: Constraint, softness: float) -> None:
+def test_softness_is_the_smallest_threshold_with_that_mean(
+    response: str, constraint: Constraint, softness: float
+) -> None:
     dense = oracle(constraint)
     positive = dense.sigma[dense.sigma > 1e-9]
     f = (
@@ -207,7 +211,7 @@ def test_dense_refuses_what_does_not_fit_in_memory() -> None:
         lambda: invariant_filter(Pixels(C(4), (3, 3)), threshold=0.5).bound(radius=float("nan")),
     ],
 )
-def test_wrong_use_is_refused(wrong) -> None:  # noqa: ANN001
+def test_wrong_use_is_refused(wrong) -> None:
     with pytest.raises(ArgumentError, match=r"(?s)expected .*got: .*do: "):
         wrong()
 

@@ -23,7 +23,11 @@ def test_group_laws(group: Group, seed: int) -> None:
     e = group.identity()
     assert (e @ a) == a
     assert (a @ e) == a
-    for left, right in (((a @ b) @ c, a @ (b @ c)), (a @ a.inverse(), e), ((a @ b).inverse(), b.inverse() @ a.inverse())):
+    for left, right in (
+        ((a @ b) @ c, a @ (b @ c)),
+        (a @ a.inverse(), e),
+        ((a @ b).inverse(), b.inverse() @ a.inverse()),
+    ):
         if isinstance(group, SO2):
             assert abs(math.remainder(left.value - right.value, 2 * math.pi)) < 1e-12
         else:
@@ -71,7 +75,7 @@ def test_isotypic_projectors_of_the_regular_representation(group: Group) -> None
     elements = group.elements()
     index = {g.value: i for i, g in enumerate(elements)}
 
-    def regular(g) -> torch.Tensor:  # noqa: ANN001
+    def regular(g) -> torch.Tensor:
         matrix = torch.zeros(len(elements), len(elements), dtype=torch.float64)
         for h in elements:
             matrix[index[(g @ h).value], index[h.value]] = 1
@@ -117,7 +121,9 @@ def test_rotations_are_counterclockwise_and_mirrors_left_right() -> None:
 def test_planar_matrices_are_a_representation(group: PlanarGroup) -> None:
     for g in group.sample(6, torch.Generator().manual_seed(1)):
         for h in group.sample(6, torch.Generator().manual_seed(2)):
-            assert torch.allclose(group.planar_matrix(g) @ group.planar_matrix(h), group.planar_matrix(g @ h), atol=1e-14)
+            assert torch.allclose(
+                group.planar_matrix(g) @ group.planar_matrix(h), group.planar_matrix(g @ h), atol=1e-14
+            )
 
 
 @pytest.mark.parametrize(
@@ -171,7 +177,7 @@ def test_unknown_names_list_the_known_ones(name: str) -> None:
         lambda: C(4).common_quotient(C(8)),
     ],
 )
-def test_wrong_use_is_refused_with_what_to_do(wrong) -> None:  # noqa: ANN001
+def test_wrong_use_is_refused_with_what_to_do(wrong) -> None:
     with pytest.raises(EquidialError, match=r"(?s)expected .*got: .*do: ") as caught:
         wrong()
     assert isinstance(caught.value, ValueError)

@@ -46,7 +46,7 @@ def test_bilinear_rotation_against_scipy() -> None:
 
 
 @pytest.mark.parametrize("group", [C(4), D(4), Flip(), Flip("vertical"), Shift(2, (6, 6))], ids=str)
-def test_images_move_as_the_representation_says(group) -> None:  # noqa: ANN001
+def test_images_move_as_the_representation_says(group) -> None:
     x = torch.randn(2, 6, 6)
     rep = Pixels(Shift(2) if isinstance(group, Shift) else group, (6, 6))
     for g in group.elements():
@@ -76,7 +76,7 @@ def test_measured_elements() -> None:
         lambda: transform_images(torch.zeros(4), C(4).element(1)),
     ],
 )
-def test_wrong_use_is_refused(wrong) -> None:  # noqa: ANN001
+def test_wrong_use_is_refused(wrong) -> None:
     with pytest.raises(EquidialError, match=r"(?s)expected .*got: .*do: "):
         wrong()
 
@@ -101,9 +101,7 @@ def test_jacobian_norm_is_exact_for_few_outputs_and_unbiased_for_many() -> None:
         return torch.tanh(x.flatten(1) @ weight.mT)
 
     x = torch.randn(3, 3, 4, dtype=torch.float64)
-    expected = [
-        torch.autograd.functional.jacobian(lambda z: function(z[None])[0], sample).norm() for sample in x
-    ]
+    expected = [torch.autograd.functional.jacobian(lambda z: function(z[None])[0], sample).norm() for sample in x]
     found = jacobian_norm(function, x, probes=6, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(found, torch.stack(expected), atol=1e-10)
     rough = jacobian_norm(function, x, probes=5, generator=torch.Generator().manual_seed(0))

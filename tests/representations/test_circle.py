@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
-
 from benchmarks.circle_action import compare
+
 from equidial.filters import Constraint, build_spectrum
 from equidial.groups import SO2, C
 from equidial.representations import Pixels
@@ -72,7 +72,11 @@ def test_the_constant_and_radial_patterns_are_kept() -> None:
     still = basis.vectors[:, basis.frequency == 0].numpy()
     x, y = pixel_coordinates(16, 16)
     r = np.hypot(x, y)
-    patterns = {"constant": (np.ones(256), 1e-12), "blob": (np.exp(-(r**2) / 8), 0.05), "ring": (np.exp(-((r - 4) ** 2)), 0.3)}
+    patterns = {
+        "constant": (np.ones(256), 1e-12),
+        "blob": (np.exp(-(r**2) / 8), 0.05),
+        "ring": (np.exp(-((r - 4) ** 2)), 0.3),
+    }
     for name, (pattern, loss) in patterns.items():
         rest = pattern - still @ (still.T @ pattern)
         assert np.linalg.norm(rest) / np.linalg.norm(pattern) < loss, name

@@ -168,7 +168,7 @@ def test_parse_refuses_other_text(text: str) -> None:
         (Shift(2, (4, 4)), (3, 3), "axes of T2"),
     ],
 )
-def test_impossible_grids_are_refused(group, shape, why) -> None:  # noqa: ANN001
+def test_impossible_grids_are_refused(group, shape, why) -> None:
     with pytest.raises(GroupActionError, match=why):
         Pixels(group, shape)
 
@@ -187,7 +187,7 @@ def test_impossible_grids_are_refused(group, shape, why) -> None:  # noqa: ANN00
         lambda: Pixels(Shift(2), (3, 3)).act(Shift(2, (4, 4)).element((1, 0)), torch.zeros(9)),
     ],
 )
-def test_wrong_use_is_refused(wrong) -> None:  # noqa: ANN001
+def test_wrong_use_is_refused(wrong) -> None:
     with pytest.raises(EquidialError, match=r"(?s)expected .*got: .*do: "):
         wrong()
 

@@ -63,7 +63,8 @@ def plain_tensors(model: nn.Module) -> dict[str, torch.Tensor]:
     out: dict[str, torch.Tensor] = {}
     dials = {f"{name}." for name, module in model.named_modules() if id(module) in soft}
     for key, value in model.state_dict(keep_vars=True).items():
-        if any(key.startswith(prefix) for prefix in dials):
+        # quantised layers keep dtypes and packed objects in their state, too
+        if not isinstance(value, torch.Tensor) or any(key.startswith(prefix) for prefix in dials):
             continue
         out[plain_name(key)] = value.detach()
     return out
@@ -80,9 +81,11 @@ def plain_name(key: str) -> str:
 def tensor_hash(tensor: torch.Tensor) -> str:
     """SHA-256 of dtype, shape and bytes."""
     digest = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)} ".encode())
-    flat = tensor.detach().to("cpu").contiguous().reshape(-1)
-    if flat.numel():
-        digest.update(flat.view(torch.uint8).numpy().tobytes() if flat.dtype != torch.bool else flat.numpy().tobytes())
+    plain = tensor.detach().to("cpu")
+    if plain.is_quantized:
+        digest.update(str(plain.dequantize().tolist()).encode())
+    elif plain.numel():
+        digest.update(plain.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -1,0 +1,155 @@
+"""The command line as a person uses it: results, exit codes, messages for what is typed wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import equidial as ed
+from equidial.cli import main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = main(arguments)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+@pytest.fixture
+def small_npz(tmp_path: Path) -> str:
+    rng = np.random.default_rng(0)
+    arrays = {
+        f"x_{part}": rng.integers(0, 256, (n, 9, 9, 3), dtype=np.uint8) for part, n in (("train", 16), ("test", 8))
+    }
+    labels = {f"y_{part}": rng.integers(0, 4, n) for part, n in (("train", 16), ("test", 8))}
+    np.savez(tmp_path / "small.npz", **arrays, **labels)
+    return str(tmp_path / "small.npz")
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> str:
+    (tmp_path / "net.py").write_text("from tests.adapters.models import cnn\n\n\ndef build():\n    return cnn()\n")
+    return f"{tmp_path / 'net.py'}:build"
+
+
+def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "demo"
+    arguments = ("demo", "--output", str(folder), "--epochs", "1", "--seeds", "0", "--softness", "0", "0.5", "1")
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert f"report: {folder / 'report.html'}" in out
+    rows = [line.split() for line in out.splitlines() if line.strip() and line.split()[0] in ("0", "0.5", "1")]
+    assert [float(row[0]) for row in rows] == [0.0, 0.5, 1.0]
+    assert float(rows[0][5]) == 0.0, "iErr at softness 0"
+    assert (folder / "report.html").stat().st_size > 50_000
+    assert {p.name for p in folder.iterdir()} >= {"config.json", "metrics.jsonl", "report.html", "pictures-0.npz"}
+    saved = folder / "softness-0.5-seed-0"
+    assert {p.name for p in saved.iterdir()} >= {"model.safetensors", "certificate.json", "README.md"}
+
+    code, out, _ = run(
+        capsys, "certify", "--model", "demo", "--weights", str(saved / "model.safetensors"),
+        "--config", str(saved / "soft_equivariance_config.json"), "--output", str(tmp_path / "c.json"),
+        "--image-size", "16",
+    )  # fmt: skip
+    assert code == 0
+    assert "patch_embed.weight" in out
+    certified = ed.Certificate.load(tmp_path / "c.json")
+    stored = ed.Certificate.load(saved / "certificate.json")
+    assert [row.bound for row in certified] == [row.bound for row in stored], "recomputed from the folded weights alone"
+
+    code, out, _ = run(
+        capsys, "measure", "--model", "demo", "--data", "demo", "--weights", str(saved / "model.safetensors"), "--json"
+    )
+    assert code == 0
+    scores = json.loads(out)
+    tuned = next(
+        r
+        for r in map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+        if r["stage"] == "tuned" and r["softness"] == 0.5
+    )
+    assert scores["aAcc"] == tuned["aAcc"]
+
+    assert run(capsys, *arguments)[0] == 0, "a demo replaces an earlier one"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    code, _, err = run(capsys, "demo", "--output", str(tmp_path / "mine"))
+    assert code == 2
+    assert "holds other files" in err
+    assert (tmp_path / "mine" / "thesis.tex").exists()
+
+
+def test_adapt_a_model_from_a_file(
+    tmp_path: Path, small_npz: str, model_file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(
+        capsys, "adapt", "--model", model_file, "--data", small_npz, "--output", str(tmp_path / "run"), "--softness", "0",
+        "1", "--epochs", "1", "--batch-size", "8", "--augment", "crop-flip", "--optimizer", "sgd", "--mean", ".4", ".5",
+        ".6", "--std", ".2", ".2", ".3", "--exclude-modules", "depthwise", "--group", "D4",
+    )  # fmt: skip
+    assert code == 0
+    assert "report:" in out
+    certificate = ed.Certificate.load(tmp_path / "run" / "softness-0-seed-0" / "certificate.json")
+    assert [row.name for row in certificate] == ["first.weight"]
+    assert certificate.bound == 0.0
+
+
+def test_measure_and_certify_plain_models(model_file: str, small_npz: str, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(
+        capsys, "measure", "--model", model_file, "--data", small_npz, "--group", "SO2", "--radius", "0.3"
+    )
+    assert code == 0
+    assert "12 elements" in out
+    code, out, _ = run(capsys, "certify", "--model", model_file, "--group", "SO2", "--radius", "0.3")
+    assert code == 0
+    assert "SO2 within 0.3 rad" in out
+    assert "nothing is claimed of the image" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("measure", "--model", "demo", "--data", "demo", "--group", "C4x"), "C<n> and D<n>"),
+        (("measure", "--model", "nothing", "--data", "demo"), "demo | hf:"),
+        (("measure", "--model", "demo", "--data", "nothing"), "existing FILE.npz"),
+        (("certify", "--model", "demo"), "--group or --config"),
+        (("certify", "--model", "demo", "--group", "C4", "--config", "x.json"), "--group or --config"),
+        (("certify", "--model", "demo", "--config", "x.json"), "existing configuration file"),
+        (("adapt", "--model", "demo", "--data", "demo", "--output", "out", "--softness", "1.5"), "softness in"),
+        (
+            ("adapt", "--model", "demo", "--data", "demo", "--output", "out", "--target-modules", "patch_embd"),
+            "patch_embed",
+        ),
+    ],
+)
+def test_what_is_typed_wrong_gets_a_message_and_exit_code_2(
+    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *arguments)
+    assert code == 2
+    assert err.startswith("error: expected")
+    assert message in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_usage_errors_and_help_of_the_real_program() -> None:
+    def call(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "equidial.cli", *arguments], capture_output=True, text=True, check=False, timeout=120
+        )
+
+    shown = call("--help")
+    assert shown.returncode == 0
+    for word in ("demo", "adapt", "measure", "certify"):
+        assert word in shown.stdout
+    details = call("adapt", "--help")
+    assert "runs the code of that file" in " ".join(details.stdout.replace("│", " ").split())
+    wrong = call("adpat")
+    assert wrong.returncode == 2
+    assert "adapt" in wrong.stdout + wrong.stderr
