@@ -2,10 +2,11 @@
 
     python -m benchmarks.circle_action
 
-Protocol: the grey ``china.jpg`` of scikit-learn, Gaussian sigma 1; patches at random centres, resampled (cubic, from the
-full image) about their centre at 36 angles in steps of 10 degrees, patch mean removed. For a k-dimensional space U of
-invariants: mean over patches and angles of ||U^T x_t - U^T x_0|| / (||x_t|| sqrt k). The rival, at the same k: the right
-singular vectors with the smallest singular values of (R(2 degrees) - I) / t, R the bilinear rotation with zero fill.
+Protocol: the grey ``china.jpg`` of scikit-learn, Gaussian sigma 1; patches at random centres, resampled (cubic, from
+the full image) about their centre at 36 angles in steps of 10 degrees, patch mean removed. For a k-dimensional space U
+of invariants: mean over patches and angles of ||U^T x_t - U^T x_0|| / (||x_t|| sqrt k). The rival, at the same k: the
+right singular vectors with the smallest singular values of (R(2 degrees) - I) / t, R the bilinear rotation with zero
+fill.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[3, 4, 5, 6, 7, 8, 10, 12, 14, 16])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     arguments = parser.parse_args()
-    print(f"{'size':>5} {'dim':>4} {'circle':>9} {'bilinear':>9} {'ratio':>7}  (range over {len(arguments.seeds)} seeds)")
+    seeds = len(arguments.seeds)
+    print(f"{'size':>5} {'dim':>4} {'circle':>9} {'bilinear':>9} {'ratio':>7}  (range over {seeds} seeds)")
     for n in arguments.sizes:
         rows = [compare(n, seed) for seed in arguments.seeds]
         ratios = [row.ratio for row in rows]

@@ -1,8 +1,12 @@
-"""Small models that the adapter tests run on: transformers' own classes and plain modules."""
+"""Small models that the adapter tests run on: transformers' own classes and plain modules.
+
+Builders return ``Any``: a type checker knows no attributes of ``nn.Module``.
+"""
 
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +18,7 @@ from transformers import (
 )
 
 
-def vit(depth: int = 2, image: int = 32, patch: int = 8) -> nn.Module:
+def vit(depth: int = 2, image: int | tuple[int, int] = 32, patch: int = 8) -> Any:
     """A Hugging Face ViT with random weights and a random position table."""
     config = ViTConfig(
         hidden_size=32,
@@ -24,8 +28,8 @@ def vit(depth: int = 2, image: int = 32, patch: int = 8) -> nn.Module:
         image_size=image,
         patch_size=patch,
         initializer_range=0.2,
-        num_labels=10,
     )
+    config.num_labels = 10
     model = ViTForImageClassification(config).eval()
     with torch.no_grad():
         model.vit.embeddings.position_embeddings.normal_()
@@ -33,9 +37,10 @@ def vit(depth: int = 2, image: int = 32, patch: int = 8) -> nn.Module:
     return model
 
 
-def resnet() -> nn.Module:
+def resnet() -> Any:
     """A Hugging Face ResNet with its stem, pooling and strided stages."""
-    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 2, 1, 1], num_labels=10)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16, 16, 32], depths=[1, 2, 1, 1])
+    config.num_labels = 10
     model = ResNetForImageClassification(config).eval()
     randomise_norms(model)
     return model
@@ -69,7 +74,7 @@ class TinyCnn(nn.Module):
         return self.head(x.mean((2, 3)))
 
 
-def cnn() -> nn.Module:
+def cnn() -> Any:
     """The tiny network in evaluation mode, batch norm not the identity."""
     model = TinyCnn().eval()
     randomise_norms(model)
@@ -100,7 +105,7 @@ SPACES = {
 MODELS = {"vit": (vit, (2, 3, 32, 32)), "resnet": (resnet, (2, 3, 65, 65)), "cnn": (cnn, (2, 3, 17, 17))}
 
 
-def build(name: str) -> tuple[nn.Module, torch.Tensor]:
+def build(name: str) -> tuple[Any, torch.Tensor]:
     """A model by name and an input for it."""
     make, shape = MODELS[name]
     return make(), torch.randn(shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -71,54 +72,54 @@ def test_a_good_configuration_round_trips() -> None:
         Config.from_dict(config.to_dict() | {"strictness": 1})
 
 
-def rectangular() -> nn.Module:
+def rectangular() -> Any:
     return nn.Sequential(nn.Conv2d(3, 4, (3, 5)))
 
 
-def not_a_number() -> nn.Module:
+def not_a_number() -> Any:
     model = cnn()
-    model.depthwise.weight.data[0, 0, 0, 0] = float("nan")  # type: ignore[union-attr,operator]
+    model.depthwise.weight.data[0, 0, 0, 0] = float("nan")
     return model
 
 
-def tied() -> nn.Module:
+def tied() -> Any:
     model = nn.Sequential(nn.Conv2d(3, 3, 3), nn.Conv2d(3, 3, 3))
     model[1].weight = model[0].weight
     return model
 
 
-def weight_normed() -> nn.Module:
+def weight_normed() -> Any:
     model = cnn()
-    parametrizations.weight_norm(model.first)  # type: ignore[arg-type]
+    parametrizations.weight_norm(model.first)
     return model
 
 
-def old_weight_normed() -> nn.Module:
+def old_weight_normed() -> Any:
     model = cnn()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        nn.utils.weight_norm(model.first)  # type: ignore[arg-type]
+        nn.utils.weight_norm(model.first)
     return model
 
 
-def quantised() -> nn.Module:
+def quantised() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return nn.Sequential(torch.ao.nn.quantized.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3))
 
 
-def integer_weight() -> nn.Module:
+def integer_weight() -> Any:
     model = cnn()
-    model.first.weight = nn.Parameter(torch.zeros(8, 3, 3, 3, dtype=torch.int8), requires_grad=False)  # type: ignore[union-attr]
+    model.first.weight = nn.Parameter(torch.zeros(8, 3, 3, 3, dtype=torch.int8), requires_grad=False)
     return model
 
 
-def on_meta() -> nn.Module:
+def on_meta() -> Any:
     with torch.device("meta"):
         return nn.Sequential(nn.Conv2d(3, 4, 3))
 
 
-def softened() -> nn.Module:
+def softened() -> Any:
     return ed.soften(cnn(), Config(group="C4", softness=0.5))
 
 
@@ -252,7 +253,7 @@ def test_verbs_of_softened_models_refuse_plain_ones(verb, error: type[EquidialEr
     model = cnn()
     with pytest.raises(error, match=HOUSE_STYLE):
         verb(model)
-    part = softened().first  # type: ignore[union-attr]
+    part = softened().first
     if error is StateError:
         with pytest.raises(StateError, match="a part of one"):
             verb(part)
@@ -279,10 +280,10 @@ def test_a_refused_turn_leaves_every_dial_where_it_was(turn) -> None:
 def test_folding_refuses_weights_that_are_not_finite() -> None:
     model = softened()
     with torch.no_grad():
-        model.first.parametrizations.weight.original[0, 0, 0, 0] = float("inf")  # type: ignore[union-attr,index]
+        model.first.parametrizations.weight.original[0, 0, 0, 0] = float("inf")
     with pytest.raises(StateError, match=r"finite weights in first\.weight"):
         ed.fold(model)
-    assert parametrize.is_parametrized(model.first)  # type: ignore[arg-type]
+    assert parametrize.is_parametrized(model.first)
 
 
 @pytest.mark.parametrize(

@@ -80,26 +80,26 @@ def test_casts_leave_the_dial_and_the_bases_alone(dtype: torch.dtype) -> None:
         assert link.spectrum.sigma.dtype == torch.float64
     x = torch.randn(1, 3, 9, 9, dtype=dtype)
     assert logits(model, x).dtype == dtype
-    assert model.first.weight.dtype == dtype  # type: ignore[union-attr]
+    assert model.first.weight.dtype == dtype
     assert all(row.bound < 1.0 for row in ed.certify(model))
     ed.fold(model)
-    assert model.first.weight.dtype == dtype  # type: ignore[union-attr]
+    assert model.first.weight.dtype == dtype
 
 
 def test_bf16_weights_are_softened_and_exact_at_zero() -> None:
     model = cnn().to(torch.bfloat16)
     ed.soften(model, soft(0.0))
     assert ed.certify(model).bound == 0.0
-    weight = ed.fold(model).first.weight  # type: ignore[union-attr]
-    assert torch.equal(torch.rot90(weight, 1, (-2, -1)), weight)  # type: ignore[arg-type]
+    weight = ed.fold(model).first.weight
+    assert torch.equal(torch.rot90(weight, 1, (-2, -1)), weight)
 
 
 def test_autocast_does_not_reach_the_filter() -> None:
     model = ed.soften(cnn(), soft(0.0))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        weight = model.first.weight  # type: ignore[union-attr]
+        weight = model.first.weight
     assert weight.dtype == torch.float32
-    assert relative(torch.rot90(weight, 1, (-2, -1)), weight) < 1e-6  # type: ignore[arg-type]
+    assert relative(torch.rot90(weight, 1, (-2, -1)), weight) < 1e-6
 
 
 def test_compiled_graph_is_whole_and_turning_the_dial_does_not_recompile() -> None:
@@ -131,7 +131,7 @@ def test_compiled_training_step_equals_the_eager_one() -> None:
     model(x).square().sum().backward()
     compiled(x).square().sum().backward()
     for a, b in zip(model.parameters(), twin.parameters(), strict=True):
-        assert torch.allclose(a.grad, b.grad, atol=1e-5)  # type: ignore[arg-type]
+        assert torch.allclose(a.grad, b.grad, atol=1e-5)
     torch._dynamo.reset()
 
 
@@ -150,10 +150,10 @@ def test_a_state_dict_carries_the_dial_and_status_reads_it() -> None:
 def test_assigning_a_weight_sets_the_unconstrained_tensor() -> None:
     model = ed.soften(cnn(), soft(0.0))
     fresh = torch.randn(8, 3, 3, 3)
-    model.first.weight = fresh  # type: ignore[union-attr]
-    assert torch.equal(model.first.parametrizations.weight.original, fresh)  # type: ignore[union-attr,index]
-    weight = model.first.weight  # type: ignore[union-attr]
-    assert torch.allclose(torch.rot90(weight, 1, (-2, -1)), weight, atol=1e-6)  # type: ignore[arg-type]
+    model.first.weight = fresh
+    assert torch.equal(model.first.parametrizations.weight.original, fresh)
+    weight = model.first.weight
+    assert torch.allclose(torch.rot90(weight, 1, (-2, -1)), weight, atol=1e-6)
 
 
 def test_training_stays_in_the_set_and_forward_writes_nothing() -> None:
@@ -167,21 +167,21 @@ def test_training_stays_in_the_set_and_forward_writes_nothing() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        weight = model.first.weight.detach()  # type: ignore[union-attr]
-        assert relative(torch.rot90(weight, 1, (-2, -1)), weight) < 1e-6  # type: ignore[arg-type]
+        weight = model.first.weight.detach()
+        assert relative(torch.rot90(weight, 1, (-2, -1)), weight) < 1e-6
     assert ed.certify(model).bound == 0.0
 
 
 def test_gradients_reach_frozen_neighbours_and_freezing_is_kept() -> None:
     model, x = build("cnn")
-    model.first.weight.requires_grad_(False)  # type: ignore[union-attr]
+    model.first.weight.requires_grad_(False)
     ed.soften(model, soft(0.3))
     model(x).sum().backward()
-    assert not model.first.parametrizations.weight.original.requires_grad  # type: ignore[union-attr,index]
-    assert model.depthwise.parametrizations.weight.original.grad is not None  # type: ignore[union-attr,index]
+    assert not model.first.parametrizations.weight.original.requires_grad
+    assert model.depthwise.parametrizations.weight.original.grad is not None
     ed.fold(model)
-    assert not model.first.weight.requires_grad  # type: ignore[union-attr]
-    assert model.depthwise.weight.requires_grad  # type: ignore[union-attr]
+    assert not model.first.weight.requires_grad
+    assert model.depthwise.weight.requires_grad
 
 
 def test_nothing_is_kept_alive_by_the_library() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -154,7 +155,7 @@ def test_certificates_cover_the_layer_for_lattice_groups() -> None:
 
 
 def test_recalibration_is_the_plain_average() -> None:
-    model = nn.Sequential(
+    model: Any = nn.Sequential(
         nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Dropout(0.5), nn.BatchNorm2d(2, track_running_stats=False)
     )
     randomise_norms(model[:2])
@@ -179,6 +180,6 @@ def test_recalibration_gives_a_cut_network_its_scale_back() -> None:
     ed.soften(model, ed.SoftEquivarianceConfig(group="C4", softness=0.0))
     ed.recalibrate(model, data)
     with torch.no_grad():
-        h = model.norm(model.first(torch.cat(data)))  # type: ignore[operator]
-    spread = h.transpose(0, 1).flatten(1).std(1) / model.norm.weight.detach().abs()  # type: ignore[union-attr,operator]
+        h = model.norm(model.first(torch.cat(data)))
+    spread = h.transpose(0, 1).flatten(1).std(1) / model.norm.weight.detach().abs()
     assert torch.allclose(spread, torch.ones(8), atol=0.05)

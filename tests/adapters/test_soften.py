@@ -117,9 +117,9 @@ def test_unload_after_training_gives_the_trained_tensors() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(x).square().sum().backward()
     optimizer.step()
-    original = model.first.parametrizations.weight.original.detach().clone()  # type: ignore[union-attr,index]
+    original = model.first.parametrizations.weight.original.detach().clone()
     ed.unload(model)
-    assert torch.equal(model.first.weight, original)  # type: ignore[arg-type]
+    assert torch.equal(model.first.weight, original)
     assert isinstance(model.first.weight, nn.Parameter)
 
 
@@ -220,9 +220,9 @@ def test_linear_layers_with_declared_representations() -> None:
 
 def test_position_tables_keep_their_other_rows() -> None:
     model = vit()
-    table = model.vit.embeddings.position_embeddings.detach().clone()  # type: ignore[union-attr]
+    table = model.vit.embeddings.position_embeddings.detach().clone()
     ed.soften(model, soft(0.0))
-    found = model.vit.embeddings.position_embeddings  # type: ignore[union-attr]
+    found = model.vit.embeddings.position_embeddings
     assert torch.equal(found[:, :1], table[:, :1]), "the class row is left alone"
     grid = found[0, 1:].detach().reshape(4, 4, -1)
     assert torch.allclose(grid.rot90(1, (0, 1)), grid, atol=1e-6)
@@ -231,7 +231,7 @@ def test_position_tables_keep_their_other_rows() -> None:
 def test_shifts_reach_tables_only() -> None:
     model = ed.soften(vit(), soft(0.0, "T2"))
     assert [row.name for row in ed.status(model)] == ["vit.embeddings.position_embeddings"]
-    grid = model.vit.embeddings.position_embeddings[0, 1:]  # type: ignore[union-attr,index]
+    grid = model.vit.embeddings.position_embeddings[0, 1:]
     assert torch.allclose(grid, grid.mean(0, keepdim=True).expand_as(grid), atol=1e-6)
 
 

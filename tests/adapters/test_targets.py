@@ -54,7 +54,7 @@ def test_default_rules() -> None:
 
 
 def test_rectangular_grids_come_from_the_configuration() -> None:
-    model = vit(image=(32, 48), patch=8)  # type: ignore[arg-type]
+    model = vit(image=(32, 48), patch=8)
     assert found(model, "C2")["vit.embeddings.position_embeddings"] == "Pixels(4,6)"
     assert "vit.embeddings.position_embeddings" not in found(model, exclude_modules=["position_embeddings"])
 

@@ -200,7 +200,7 @@ def test_round_trip_plot_and_text(tmp_path: Path) -> None:
     figure = certificate.plot()
     (axes,) = figure.axes
     assert len(axes.patches) == 4
-    assert [t.get_text() for t in axes.get_yticklabels()][0].startswith("b.weight")
+    assert axes.get_yticklabels()[0].get_text().startswith("b.weight")
     text = str(certificate)
     assert "b.weight" in text
     assert "a note" in text

@@ -27,7 +27,7 @@ def small_npz(tmp_path: Path) -> str:
         f"x_{part}": rng.integers(0, 256, (n, 9, 9, 3), dtype=np.uint8) for part, n in (("train", 16), ("test", 8))
     }
     labels = {f"y_{part}": rng.integers(0, 4, n) for part, n in (("train", 16), ("test", 8))}
-    np.savez(tmp_path / "small.npz", **arrays, **labels)
+    np.savez(tmp_path / "small.npz", allow_pickle=False, **arrays, **labels)
     return str(tmp_path / "small.npz")
 
 
@@ -86,11 +86,12 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 def test_adapt_a_model_from_a_file(
     tmp_path: Path, small_npz: str, model_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, _ = run(
-        capsys, "adapt", "--model", model_file, "--data", small_npz, "--output", str(tmp_path / "run"), "--softness", "0",
-        "1", "--epochs", "1", "--batch-size", "8", "--augment", "crop-flip", "--optimizer", "sgd", "--mean", ".4", ".5",
-        ".6", "--std", ".2", ".2", ".3", "--exclude-modules", "depthwise", "--group", "D4",
-    )  # fmt: skip
+    options = (
+        "--softness 0 1 --epochs 1 --batch-size 8 --augment crop-flip --optimizer sgd --mean .4 .5 .6 --std .2 .2 .3 "
+        "--exclude-modules depthwise --group D4"
+    )
+    where = ("--model", model_file, "--data", small_npz, "--output", str(tmp_path / "run"))
+    code, out, _ = run(capsys, "adapt", *where, *options.split())
     assert code == 0
     assert "report:" in out
     certificate = ed.Certificate.load(tmp_path / "run" / "softness-0-seed-0" / "certificate.json")

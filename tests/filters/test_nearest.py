@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -26,6 +27,12 @@ SOFTNESS = [0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 0.99, 1.0]
 
 def nearest_at(constraint: Constraint, beta: float, budget: float = 0.0) -> Filter:
     return Filter(build_spectrum(constraint), "nearest", Dial("threshold", beta), Setting(beta, budget))
+
+
+def filter_of(constraint: Constraint, softness: float, response: str) -> Filter:
+    if constraint.invariant:
+        return invariant_filter(constraint.rep_in, softness=softness, response=response)
+    return equivariant_filter(constraint.rep_in, constraint.rep_out, softness=softness, response=response)
 
 
 def distance(a: torch.Tensor, b: torch.Tensor) -> float:
@@ -119,17 +126,12 @@ def test_defect_rises_and_distance_falls_along_the_dial(response: str, draws: in
         weight = random_weight(constraint, (3,), draw)
         defects, distances = [], []
         for softness in SOFTNESS:
-            build = (
-                (lambda **kw: invariant_filter(constraint.rep_in, **kw))
-                if constraint.invariant
-                else (lambda **kw: equivariant_filter(constraint.rep_in, constraint.rep_out, **kw))
-            )
-            found = build(softness=softness, response=response)(weight)
+            found = filter_of(constraint, softness, response)(weight)
             # where nothing is exactly symmetric but 0 the dial is absolute, and the relative defect says nothing
             defects.append(constraint.defect_norm(found))
             distances.append(distance(found, weight))
-        assert all(b >= a - 1e-9 for a, b in zip(defects, defects[1:], strict=False)), (constraint.name, defects)
-        assert all(b <= a + 1e-9 for a, b in zip(distances, distances[1:], strict=False)), (constraint.name, distances)
+        assert all(b >= a - 1e-9 for a, b in pairwise(defects)), (constraint.name, defects)
+        assert all(b <= a + 1e-9 for a, b in pairwise(distances)), (constraint.name, distances)
         assert defects[0] < 1e-9
         assert distances[-1] == 0
 
@@ -143,7 +145,7 @@ def test_no_jump_along_the_dial(constraint: Constraint, seed: int) -> None:
     for k in range(41):
         dial = Dial("softness", k / 40)
         results.append(Filter(spectrum, "nearest", dial, None)(weight))
-    steps = [float((b - a).norm() / weight.norm()) for a, b in zip(results, results[1:], strict=False)]
+    steps = [float((b - a).norm() / weight.norm()) for a, b in pairwise(results)]
     if sum(steps) > 0:
         assert max(steps) < 0.35, steps
 
@@ -248,9 +250,9 @@ def test_spaces_without_invariants() -> None:
     assert torch.allclose(invariant_filter(rep, softness=0.25)(weight), 0.25 * weight)
     mixed = Constraint.equivariants(Vector(SO2()), Pixels(SO2(), (2, 2)) + Trivial(SO2()))
     assert float(build_spectrum(mixed).sigma[0]) == 0
+    absolute = invariant_filter(rep, softness=0.5).at(weight)
     with pytest.raises(EquidialError, match="absolute"):
-        f = invariant_filter(rep, softness=0.5)
-        f.at(weight).bound()
+        absolute.bound()
 
 
 def test_the_dial_of_a_filter_that_depends_on_the_weight() -> None:

@@ -92,7 +92,7 @@ def test_isotypic_projectors_of_the_regular_representation(group: Group) -> None
         sum((c * regular(g) for c, g in zip(part.coefficients, elements, strict=True)), torch.zeros_like(eye))
         for part in components
     ]
-    assert torch.allclose(sum(projectors), eye, atol=1e-12)
+    assert torch.allclose(torch.stack(projectors).sum(0), eye, atol=1e-12)
     for part, p in zip(components, projectors, strict=True):
         assert torch.allclose(p @ p, p, atol=1e-12)
         assert torch.allclose(gram @ p, part.sigma**2 * p, atol=1e-11)

@@ -74,7 +74,7 @@ def test_models_that_cannot_be_loaded(specification, weights, error, message, tm
 
 def quick(output: Path, **changes: object) -> Adapt:
     config = replace(Demo(output=output, seeds=(0,), epochs=1, softness=(0.0, 1.0)).adaptation(), batch_size=128)
-    return replace(config, **changes)  # type: ignore[arg-type]
+    return replace(config, **changes)
 
 
 def test_an_adaptation_and_its_folder(tmp_path: Path) -> None:

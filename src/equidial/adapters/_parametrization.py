@@ -140,7 +140,8 @@ def constrained(model: nn.Module) -> Iterator[tuple[nn.Module, str, SoftParametr
     for module in model.modules():
         if not parametrize.is_parametrized(module):
             continue
-        for tensor_name, chain in module.parametrizations.items():  # type: ignore[union-attr]
+        chains: Any = module.parametrizations
+        for tensor_name, chain in chains.items():
             for link in chain:
                 if isinstance(link, SoftParametrization):
                     yield module, tensor_name, link
@@ -148,7 +149,8 @@ def constrained(model: nn.Module) -> Iterator[tuple[nn.Module, str, SoftParametr
 
 def original_of(module: nn.Module, tensor_name: str) -> nn.Parameter:
     """The unconstrained parameter behind a softened tensor."""
-    return module.parametrizations[tensor_name].original  # type: ignore[index,union-attr]
+    chains: Any = module.parametrizations
+    return chains[tensor_name].original
 
 
 def attach(module: nn.Module, tensor_name: str, parametrization: SoftParametrization) -> None:
@@ -158,9 +160,9 @@ def attach(module: nn.Module, tensor_name: str, parametrization: SoftParametriza
     property of the original.
     """
     parametrize.register_parametrization(module, tensor_name, parametrization, unsafe=True)
-    injected = type(module).__dict__
-    if "__deepcopy__" in injected:  # torch's own; a class that copies itself its own way is left to it
-        type(module).__deepcopy__ = _deepcopy_with_own_class  # type: ignore[attr-defined]
+    injected: Any = type(module)
+    if "__deepcopy__" in injected.__dict__:  # torch's own; a class that copies itself its own way is left to it
+        injected.__deepcopy__ = _deepcopy_with_own_class
 
 
 def _deepcopy_with_own_class(self: nn.Module, memo: dict[int, Any]) -> nn.Module:

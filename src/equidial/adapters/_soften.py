@@ -393,4 +393,6 @@ def _stride_check(model: nn.Module, config: SoftEquivarianceConfig) -> str | Non
 
 
 def _tensor(model: nn.Module, target: Target) -> torch.Tensor:
-    return model.get_submodule(target.module_name)._parameters[target.tensor_name]  # type: ignore[return-value]
+    tensor = model.get_submodule(target.module_name)._parameters[target.tensor_name]
+    assert tensor is not None, "resolve_targets has checked it"
+    return tensor

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logging.getLogger("equidial").setLevel(logging.INFO)
     with warnings.catch_warnings():
         warnings.simplefilter("always", EquidialWarning)
-        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        warnings.showwarning = _show_warning
         try:
             runs[type(command)](command)
         except EquidialError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch.nn import functional
@@ -20,14 +20,22 @@ AUGMENTATIONS: tuple[str, ...] = get_args(Augmentation)
 _CROP_MARGIN = 8  # random crops move an image by at most one eighth of its side
 
 
+class SizedDataset(Protocol):
+    """A map-style torch dataset that knows its length."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+
 @dataclass(frozen=True)
 class Split:
     """Labelled images: a dataset of pairs ``(x, y)`` with ``x`` float ``[channels, h, w]``, normalised."""
 
-    dataset: Dataset[tuple[torch.Tensor, int]]
+    dataset: SizedDataset
 
     def __len__(self) -> int:
-        return len(self.dataset)  # type: ignore[arg-type]
+        return len(self.dataset)
 
 
 @dataclass(frozen=True)
@@ -66,9 +74,8 @@ def loader(
         raise ArgumentError(explain("a group for augment='group'", "none", "pass group="))
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
     collate = _Collate(augment if seed is not None else "none", group, generator)
-    return DataLoader(
-        split.dataset, batch_size=batch_size, shuffle=seed is not None, generator=generator, collate_fn=collate
-    )
+    dataset = cast(Dataset[Any], split.dataset)
+    return DataLoader(dataset, batch_size=batch_size, shuffle=seed is not None, generator=generator, collate_fn=collate)
 
 
 class _Collate:

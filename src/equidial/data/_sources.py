@@ -62,12 +62,8 @@ def demo_digits() -> Images:
     images = functional.interpolate(images, size=(DEMO_SIZE, DEMO_SIZE), mode="bicubic", align_corners=False)
     labels = torch.from_numpy(np.asarray(digits)).long()
     train, test = train_test_split(np.arange(len(labels)), test_size=0.3, random_state=0, stratify=labels.numpy())
-    splits = [Split(_tensors(images[rows], labels[rows])) for rows in (np.sort(train), np.sort(test))]
+    splits = [Split(TensorDataset(images[rows], labels[rows])) for rows in (np.sort(train), np.sort(test))]
     return Images(splits[0], splits[1], tuple(str(d) for d in range(10)), "digits")
-
-
-def _tensors(x: torch.Tensor, y: torch.Tensor) -> Dataset[tuple[torch.Tensor, int]]:
-    return TensorDataset(x, y)  # type: ignore[return-value]
 
 
 def _normalised(x: torch.Tensor, size: int | None, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
@@ -115,7 +111,7 @@ def _from_npz(path: Path, size: int | None, mean: Sequence[float], std: Sequence
             raise FileFormatError(explain("as many labels as images", f"{len(y)} and {len(x)}", "check the file"))
         splits.append((x, y))
     classes = int(max(int(y.max()) for _, y in splits)) + 1
-    made = [Split(_tensors(_normalised(x, size, mean, std), y)) for x, y in splits]
+    made = [Split(TensorDataset(_normalised(x, size, mean, std), y)) for x, y in splits]
     return Images(made[0], made[1], tuple(str(i) for i in range(classes)), path.stem)
 
 

@@ -28,8 +28,8 @@ class Dial:
     @classmethod
     def of(cls, softness: float | None = None, threshold: float | None = None, max_error: float | None = None) -> Dial:
         """The one dial that is given. Raises ``ArgumentError`` for none, for two, or for a value out of range."""
-        given = {"softness": softness, "threshold": threshold, "max_error": max_error}
-        named = {kind: value for kind, value in given.items() if value is not None}
+        given: dict[DialKind, float | None] = {"softness": softness, "threshold": threshold, "max_error": max_error}
+        named: dict[DialKind, float] = {kind: value for kind, value in given.items() if value is not None}
         if len(named) != 1:
             got = " and ".join(f"{kind}={value!r}" for kind, value in named.items()) or "none of them"
             raise ArgumentError(explain("exactly one dial: softness, threshold or max_error", got, "keep one of them"))
@@ -47,7 +47,7 @@ class Dial:
             )
         if value < 0:
             raise ArgumentError(explain(f"{kind} >= 0", repr(raw), "choose a non-negative value"))
-        return cls(kind, value)  # type: ignore[arg-type]
+        return cls(kind, value)
 
     @property
     def is_free(self) -> bool:

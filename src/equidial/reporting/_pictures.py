@@ -94,14 +94,15 @@ def _pictures(
         return (target.constraint.transform(element, w[:, None])[:, 0] - w).abs()
 
     picks = torch.sort(error(weights).norm(dim=1), descending=True, stable=True).indices[:count]
-    shape = target.constraint.rep_in.shape  # type: ignore[attr-defined]
+    rep = target.constraint.rep_in
+    assert isinstance(rep, Pixels), "only pictures come here"
     values, errors = [], []
     for s in softness:
         dial = Dial.of(softness=s)
         filter_ = replace(link.filter(), dial=dial, setting=link.setting_for(dial, None))
         filtered = filter_(weights)[picks]
-        values.append(filtered.reshape(-1, *shape).numpy())
-        errors.append(error(filtered).reshape(-1, *shape).numpy())
+        values.append(filtered.reshape(-1, *rep.shape).numpy())
+        errors.append(error(filtered).reshape(-1, *rep.shape).numpy())
     return DialPictures(
         target.name, target.layout.kind, _element_name(element), tuple(softness), np.stack(values), np.stack(errors)
     )

@@ -200,7 +200,7 @@ class DirectSum(Representation):
                 )
 
     @property
-    def group(self) -> Group:  # type: ignore[override]
+    def group(self) -> Group:
         """The common group."""
         return self.terms[0][1].group
 

@@ -12,7 +12,7 @@ from equidial.errors import ArgumentError, GroupActionError, explain
 from equidial.groups import SO2, C, Flip, Group, GroupElement, PlanarGroup, Shift
 from equidial.representations._base import Eigenbasis, Representation, ResidualGenerator
 from equidial.representations._circle import CONSTRUCTION, CircleBasis, circle_basis
-from equidial.representations._maps import DenseMap, LinearMap, PermutationMap
+from equidial.representations._maps import DenseMap, LinearMap, PermutationMap, identity_map
 
 # Above this size a dense eigenbasis (16 d^2 bytes) is left aside; finite groups then use their group sums.
 _DENSE_LIMIT = 4096
@@ -141,7 +141,7 @@ class Pixels(Representation):
         return Shift(self.group.dims, self.shape) if isinstance(self.group, Shift) else self.group
 
     @cached_property
-    def rounding(self) -> float:  # type: ignore[override]
+    def rounding(self) -> float:
         """``4 ||V^T V - I||_F`` and the rounding of the products that form ``rho(g)``; 0 for permutations."""
         if self.is_permutation:
             return 0.0
@@ -248,7 +248,9 @@ class Pixels(Representation):
     def _orbit_eigenbasis(self) -> Eigenbasis:
         """Fourier vectors of the cycles of the generator's permutation, ``f[p_j] = w^j``, eigenvalue ``w``."""
         letters = self.group.discrete_generators()
-        index = self.map_of(letters[0].element).index.tolist() if letters else list(range(self.dim))  # type: ignore[attr-defined]
+        mapped = self.map_of(letters[0].element) if letters else identity_map(self.dim)
+        assert isinstance(mapped, PermutationMap), "only permutations come here"
+        index = mapped.index.tolist()
         u = torch.zeros(self.dim, self.dim, dtype=torch.complex128)
         values: list[complex] = []
         seen: set[int] = set()
