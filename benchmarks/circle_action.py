@@ -19,7 +19,8 @@ from functools import lru_cache
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
-from equidial.representations._circle import circle_basis, pixel_coordinates
+from equidial.groups import SO2
+from equidial.representations import Pixels, pixel_coordinates
 
 ANGLES = 36
 STEP = np.deg2rad(2.0)
@@ -43,7 +44,7 @@ class Row:
 def compare(n: int, seed: int, centres: int = 300) -> Row:
     """Both errors on ``n x n`` patches around centres drawn with ``seed``."""
     patches = rotated_patches(n, seed, centres)
-    basis = circle_basis(n, n)
+    basis = Pixels(SO2(), (n, n)).circle
     still = basis.frequency.numpy() == 0
     if basis.unpaired is not None:
         still[basis.unpaired] = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -83,6 +84,36 @@ def test_only_reversed_axes_count() -> None:
     assert reversed_axes(C(1), 2) == ()
     assert reversed_axes(D(1), 2) == (-1,)
     assert Window.of(nn.Linear(2, 2)) is None
+
+
+def test_a_model_that_wants_other_inputs_is_judged_only_when_asked() -> None:
+    """A configured image size is used where the model reads one image, passed over elsewhere; an explicit one is not."""
+
+    class TwoTowers(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = SimpleNamespace(image_size=8)
+            self.stem = nn.Conv2d(3, 4, 3, stride=2, padding=1)
+
+        def forward(self, image: torch.Tensor, words: torch.Tensor) -> torch.Tensor:
+            return self.stem(image)
+
+    config = ed.SoftEquivarianceConfig(group="C4", softness=0.5)
+    model = ed.soften(TwoTowers(), config)
+    assert [row.level for row in ed.certify(model)] == ["kernel"]
+    with pytest.raises(ed.EquidialError, match=r"(?s)reads images of \(1, 3, 9, 9\).*TypeError"):
+        ed.certify(model, image_size=9)
+    fresh = TwoTowers()
+    with pytest.raises(ed.EquidialError, match="reads images of"):
+        ed.soften(fresh, ed.SoftEquivarianceConfig(group="C4", softness=0.5, image_size=9))
+    assert len(ed.status(fresh)) == 0
+
+    class OneTower(TwoTowers):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return self.stem(image)
+
+    with pytest.warns(ed.EquidialWarning, match=r"at 8x8 px the stride of stem .* symmetric at 9x9"):
+        ed.soften(OneTower(), config)
 
 
 def test_levels_of_certificate_rows() -> None:

@@ -146,6 +146,19 @@ def test_the_defect_is_measured_once() -> None:
         assert row.bound <= math.pi * thresholds[0] * 2
 
 
+def test_a_tensor_that_is_symmetric_already_is_told() -> None:
+    """delta = 0: a share of nothing leaves no room, which surprises people with zero-initialised tables."""
+    model = vit()
+    with torch.no_grad():
+        model.vit.embeddings.position_embeddings.zero_()
+    with pytest.warns(ed.EquidialWarning, match="position_embeddings: exactly symmetric as found"):
+        ed.soften(model, soft(0.5))
+    ed.unload(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ed.soften(model, ed.SoftEquivarianceConfig(group="C4", threshold=0.5))
+
+
 def test_dials_of_single_modules_and_patterns() -> None:
     model, _ = build("cnn")
     ed.soften(model, soft(0.2, softness_pattern={"depth.*": 0.8}))

@@ -55,7 +55,7 @@ def test_no_certificate_is_below_the_measured_error(draws: int) -> None:
         if response != "nearest":
             from equidial.filters import resolve_setting
 
-            f = Filter(f.spectrum_map, response, f.dial, resolve_setting(f.spectrum_map, response, f.dial))
+            f = Filter(f.decomposition, response, f.dial, resolve_setting(f.decomposition, response, f.dial))
         dtype = rng.choice([torch.float64, torch.float32, torch.bfloat16, torch.float16])
         stored = f(weight).to(dtype)
         radius = rng.choice([constraint.group.radius, rng.random() * constraint.group.radius])

@@ -108,8 +108,8 @@ def test_it_beats_every_subspace_response_at_equal_bound(draws: int) -> None:
             other = Filter(build_spectrum(constraint), response, Dial("softness", softness), None)
             from equidial.filters import threshold_of_softness
 
-            b = threshold_of_softness(other.spectrum_map, response, softness)
-            rival = Filter(other.spectrum_map, response, Dial("threshold", b), Setting(b))(weight)
+            b = threshold_of_softness(other.decomposition, response, softness)
+            rival = Filter(other.decomposition, response, Dial("threshold", b), Setting(b))(weight)
             bound = constraint.defect(rival)
             f = nearest_at(constraint, bound)
             if f.is_nearest(weight):

@@ -147,7 +147,7 @@ def test_softness_is_the_smallest_threshold_with_that_mean(
 def test_responses_have_their_declared_support() -> None:
     rep = Pixels(SO2(), (8, 8))
     f = invariant_filter(rep, threshold=6.0, response="taper")
-    sigma = f.spectrum_map.sigma
+    sigma = f.decomposition.sigma
     from equidial.filters._responses import subspace_factors
 
     kept = subspace_factors("taper", sigma, torch.tensor(6.0))

@@ -10,15 +10,15 @@ from torch import nn
 
 from equidial._version import __version__
 from equidial.adapters._config import SoftEquivarianceConfig
+from equidial.adapters._fold import folded_value
 from equidial.adapters._geometry import (
     Window,
     acts_by_lattice,
     has_quarter_turns,
     reversed_axes,
-    traced_sizes,
+    sizes_at,
 )
 from equidial.adapters._parametrization import SoftParametrization, constrained
-from equidial.adapters._soften import folded_value
 from equidial.adapters._state import find_root
 from equidial.adapters._targets import Target, resolve_targets
 from equidial.certificates import Certificate, LayerCertificate, certify_weight, gamma
@@ -157,16 +157,8 @@ class _Levels:
 
     def __init__(self, model: nn.Module, config: SoftEquivarianceConfig, image_size: int | tuple[int, int] | None):
         self.group = config.group_object
-        size = image_size if image_size is not None else config.image_size
-        self.sizes: dict[int, tuple[int, ...]] = {}
-        size = size if size is not None else _configured_size(model)
-        first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-        if size is not None and first is not None:
-            h, w = (size, size) if isinstance(size, int) else size
-            like = next(model.parameters())
-            example = torch.zeros(1, first.in_channels, h, w, device=like.device, dtype=like.dtype)
-            traced = traced_sizes(model, example)
-            self.sizes = {id(model.get_submodule(name)): found for name, found in traced.items()}
+        traced = sizes_at(model, image_size if image_size is not None else config.image_size)
+        self.sizes = {id(model.get_submodule(name)): found for name, found in traced.items()}
 
     def of(self, name: str, module: nn.Module, target: Target) -> tuple[str, tuple[str, ...]]:
         """Level and notes of one tensor."""
@@ -209,11 +201,3 @@ class _Levels:
 
 def _is_square(size: tuple[int, ...], window: Window) -> bool:
     return size == window.kernel or len(set(size)) == 1
-
-
-def _configured_size(model: nn.Module) -> int | tuple[int, int] | None:
-    """``config.image_size`` in the manner of transformers; ``None`` where the model does not tell."""
-    size = getattr(getattr(model, "config", None), "image_size", None)
-    if isinstance(size, int):
-        return size
-    return (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None

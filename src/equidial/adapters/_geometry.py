@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from equidial.errors import ArgumentError, explain
 from equidial.groups import C, D, Flip, Group
 
 _WINDOWS = (nn.Conv1d, nn.Conv2d, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
@@ -88,6 +89,49 @@ def reversed_axes(group: Group, dims: int) -> tuple[int, ...]:
     return () if group == C(1) else tuple(range(-dims, 0))
 
 
+def configured_size(model: nn.Module) -> tuple[int, int] | None:
+    """``config.image_size`` in the manner of transformers; ``None`` where the model does not tell."""
+    size = getattr(getattr(model, "config", None), "image_size", None)
+    if isinstance(size, int):
+        return size, size
+    return (int(size[0]), int(size[1])) if isinstance(size, list | tuple) and len(size) == 2 else None
+
+
+def example_images(model: nn.Module, size: int | tuple[int, int]) -> torch.Tensor | None:
+    """A batch of one black image of this size, with the channels of the first convolution; ``None`` without one."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    if first is None:
+        return None
+    h, w = (size, size) if isinstance(size, int) else size
+    like = next(model.parameters())
+    return torch.zeros(1, first.in_channels, h, w, device=like.device, dtype=like.dtype)
+
+
+def sizes_at(model: nn.Module, size: int | tuple[int, int] | None) -> dict[str, tuple[int, ...]]:
+    """Input size of every window for images of ``size``, or of the size that the model's configuration tells.
+
+    Empty where neither is known, and where a model with a configured size wants other inputs than one image. A size
+    that was asked for and that the model refuses raises ``ArgumentError``.
+    """
+    asked = size is not None
+    size = size if size is not None else configured_size(model)
+    example = None if size is None else example_images(model, size)
+    if example is None:
+        return {}
+    try:
+        return traced_sizes(model, example)
+    except Exception as error:
+        if not asked:
+            return {}
+        raise ArgumentError(
+            explain(
+                f"a model that reads images of {tuple(example.shape)}",
+                f"{type(error).__name__}: {error}",
+                "give the image_size that the model reads, or none",
+            )
+        ) from error
+
+
 def traced_sizes(model: nn.Module, example: torch.Tensor) -> dict[str, tuple[int, ...]]:
     """Input size of every window while the model reads ``example``, by module name; nothing is changed."""
     sizes: dict[str, tuple[int, ...]] = {}
@@ -98,7 +142,8 @@ def traced_sizes(model: nn.Module, example: torch.Tensor) -> dict[str, tuple[int
             axes = len(window.kernel)
 
             def record(_: nn.Module, args: tuple[torch.Tensor, ...], name: str = name, axes: int = axes) -> None:
-                sizes.setdefault(name, tuple(args[0].shape[-axes:]))
+                if args:
+                    sizes.setdefault(name, tuple(args[0].shape[-axes:]))
 
             handles.append(module.register_forward_pre_hook(record))
     training = {module: module.training for module in model.modules()}
@@ -142,11 +187,13 @@ def symmetric_size_near(model: nn.Module, example: torch.Tensor, group: Group) -
     return None
 
 
-def stride_message(model: nn.Module, example: torch.Tensor, group: Group) -> str | None:
-    """What breaks the group at this input size, and the nearest size at which nothing does; ``None`` if nothing."""
-    if not acts_by_lattice(group):
+def stride_message(
+    model: nn.Module, sizes: dict[str, tuple[int, ...]], example: torch.Tensor | None, group: Group
+) -> str | None:
+    """What breaks the group at these window sizes, and the nearest input size at which nothing does; else ``None``."""
+    if example is None or not sizes or not acts_by_lattice(group):
         return None
-    broken = asymmetric_windows(model, traced_sizes(model, example), group)
+    broken = asymmetric_windows(model, sizes, group)
     if not broken:
         return None
     h, w = example.shape[-2:]

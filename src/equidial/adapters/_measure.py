@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from equidial.adapters._batches import device_of, evaluation, inputs_and_labels, logits_of
-from equidial.adapters._geometry import stride_message
+from equidial.adapters._geometry import acts_by_lattice, stride_message, traced_sizes
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.groups import Group, GroupElement, as_group
 from equidial.metrics import (
@@ -121,8 +121,8 @@ def measure(
         for batch in batches:
             x, y = inputs_and_labels(batch)
             x = x.to(device)
-            if totals.images == 0 and x.ndim == 4:
-                message = stride_message(model, x[:1], group)
+            if totals.images == 0 and x.ndim == 4 and acts_by_lattice(group):
+                message = stride_message(model, traced_sizes(model, x[:1]), x[:1], group)
                 if message:
                     warnings.warn(message, EquidialWarning, stacklevel=2)
             logits = run(x)

@@ -1,4 +1,4 @@
-"""The verbs that turn the dial of a model: soften, set_softness, set_dial, disabled, status, fold, unload."""
+"""The verbs that turn the dial of a model: soften, set_softness, set_dial, disabled."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import math
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 from equidial.adapters._config import SoftEquivarianceConfig
-from equidial.adapters._geometry import stride_message
+from equidial.adapters._geometry import configured_size, example_images, sizes_at, stride_message
 from equidial.adapters._matching import matches, pattern_for
 from equidial.adapters._parametrization import (
     SoftParametrization,
@@ -23,7 +23,7 @@ from equidial.adapters._parametrization import (
     detach,
     original_of,
 )
-from equidial.adapters._state import SoftState, drop_state, find_root, hashes_of, require_root, set_state
+from equidial.adapters._state import SoftState, find_root, hashes_of, require_root, set_state
 from equidial.adapters._targets import Target, resolve_targets
 from equidial.certificates import certify_weight
 from equidial.errors import (
@@ -58,8 +58,9 @@ def soften(model: Model, config: SoftEquivarianceConfig) -> Model:
         TargetError: a tensor that cannot be constrained (NaN, tied, quantised, a window the group cannot turn).
         BudgetError: a ``max_error`` or threshold that cannot be reached, with the smallest that can.
 
-    Everything is checked before the model is touched; on failure it is left whole. Cost: one spectrum per
-    distinct representation.
+    Warns (``EquidialWarning``) where strides break a lattice symmetry at the image size that the configuration or the
+    model tells, and where a tensor is symmetric already. Everything is checked before the model is touched; on failure
+    it is left whole. Cost: one spectrum per distinct representation, one forward pass where the image size is known.
     """
     check_life(model)
     targets = resolve_targets(model, config)
@@ -69,9 +70,11 @@ def soften(model: Model, config: SoftEquivarianceConfig) -> Model:
         weights = target.layout.weights(_tensor(model, target))
         parametrization.turn(dial, _choose(parametrization, dial, weights, config.radius))
     hashes = hashes_of(model)
-    message = _stride_check(model, config)
+    size = config.image_size or configured_size(model)
+    example = None if size is None else example_images(model, size)
+    strides = stride_message(model, sizes_at(model, config.image_size), example, config.group_object)
     attach_all(model, config, targets, parametrizations, hashes)
-    if message:
+    for message in filter(None, (strides, _already_symmetric(parametrizations))):
         warnings.warn(message, EquidialWarning, stacklevel=2)
     logger.debug("softened %d tensors of %s under %s", len(targets), type(model).__name__, config.group)
     return model
@@ -169,137 +172,6 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
             link.enabled = enabled
 
 
-@dataclass(frozen=True)
-class TensorStatus:
-    """One row of :func:`status`.
-
-    ``defect`` is ``||L W|| / ||W||`` of the constrained tensor, ``reference`` what ``soften`` found, ``distance`` is
-    ``||F(W) - W|| / ||W||``, ``nearest`` whether ``F(W)`` is the nearest weight with its bound (see the filters).
-    """
-
-    name: str
-    group: str
-    representation: str
-    response: str
-    dial: str
-    threshold: float
-    defect: float
-    reference: float
-    distance: float
-    nearest: bool
-    enabled: bool
-
-
-@dataclass(frozen=True)
-class Status:
-    """The rows of :func:`status`; prints as a table."""
-
-    tensors: tuple[TensorStatus, ...]
-
-    def __iter__(self) -> Iterator[TensorStatus]:
-        return iter(self.tensors)
-
-    def __len__(self) -> int:
-        return len(self.tensors)
-
-    def __str__(self) -> str:
-        if not self.tensors:
-            return "no tensor is constrained"
-        width = max(len(row.name) for row in self.tensors)
-        space = max(len(row.representation) for row in self.tensors)
-        lines = [
-            f"{'tensor':<{width}}  {'group':<5} {'representation':<{max(space, 14)}}  {'response':<11} "
-            f"{'dial':<16} {'defect':>9} {'found':>9} {'distance':>9}"
-        ]
-        lines += [
-            f"{row.name:<{width}}  {row.group:<5} {row.representation:<{max(space, 14)}}  {row.response:<11} "
-            f"{row.dial:<16} {row.defect:>9.3g} {row.reference:>9.3g} {row.distance:>9.3g}"
-            + ("" if row.enabled else "  (disabled)")
-            for row in self.tensors
-        ]
-        return "\n".join(lines)
-
-
-def status(model: nn.Module) -> Status:
-    """Per tensor: group, representation, response, dial, defect; empty for a model that is not softened."""
-    rows = []
-    for module, tensor_name, link in constrained(model):
-        original = link.layout.weights(original_of(module, tensor_name)).detach().to("cpu", torch.float64)
-        filtered = link.filter()(original)
-        norm = float(original.norm())
-        rows.append(
-            TensorStatus(
-                name=link.name,
-                group=link.constraint.rep_in.group.name,
-                representation=(
-                    link.constraint.rep_in.name
-                    if link.constraint.invariant
-                    else f"{link.constraint.rep_in.name} -> {link.constraint.rep_out.name}"
-                ),
-                response=link.response,
-                dial=str(link.dial),
-                threshold=link.setting.threshold,
-                defect=link.constraint.defect(filtered),
-                reference=float(link.reference),
-                distance=float((filtered - original).norm()) / norm if norm else 0.0,
-                nearest=link.filter().is_nearest(original),
-                enabled=link.enabled,
-            )
-        )
-    return Status(tuple(rows))
-
-
-def fold(model: Model) -> Model:
-    """Make the constraint final: plain weights, same class, same keys in the same order, same Parameter objects.
-
-    Computed in float64, then rounded to each tensor's own dtype; where the dial stands at exact symmetry and the
-    group permutes coordinates, orbits are made equal bit for bit. Raises ``StateError`` for a model that is not
-    softened or in which a constrained weight is not finite (the model is left as it is).
-    """
-    root, state = require_root(model, "fold")
-    links = list(constrained(root))
-    values = [folded_value(module, name, link) for module, name, link in links]
-    for (_, _, link), value in zip(links, values, strict=True):
-        if not bool(torch.isfinite(value).all()):
-            raise StateError(
-                explain(f"finite weights in {link.name}", "NaN or infinity", "reload the last good checkpoint")
-            )
-    _detach_all(root, state, values)
-    return model
-
-
-def unload(model: Model) -> Model:
-    """Take the constraint away: the unconstrained tensors as they stand, bit for bit.
-
-    Those are the pretrained ones if nothing was trained. Raises ``StateError`` for a model that is not softened.
-    """
-    root, state = require_root(model, "unload")
-    _detach_all(root, state, None)
-    return model
-
-
-def folded_value(module: nn.Module, tensor_name: str, link: SoftParametrization) -> torch.Tensor:
-    """The tensor that :func:`fold` would store, in its own dtype and on its own device."""
-    original = original_of(module, tensor_name).detach()
-    if math.isinf(float(link.threshold)):
-        return original.clone()
-    work = original.to("cpu", torch.float64)
-    filter_ = link.filter()
-    weights = filter_(link.layout.weights(work)).to(original.dtype)
-    value = link.layout.tensor(filter_.snap(weights), original.to("cpu"))
-    return value.to(original.device).contiguous()
-
-
-def _detach_all(root: nn.Module, state: SoftState, values: Sequence[torch.Tensor] | None) -> None:
-    names = {id(module): name for name, module in root.named_modules()}
-    for i, (module, tensor_name, _) in enumerate(list(constrained(root))):
-        parameter = detach(module, tensor_name, state.orders[names[id(module)]])
-        if values is not None:
-            with torch.no_grad():
-                parameter.copy_(values[i])
-    drop_state(root)
-
-
 def _choose(link: SoftParametrization, dial: Dial, weights: torch.Tensor, radius: float | None) -> Setting:
     """The setting of a dial; for ``max_error`` checked against the certificate of the rounded result."""
     setting = link.setting_for(dial, radius)
@@ -379,17 +251,24 @@ def check_life(model: nn.Module) -> None:
         )
 
 
-def _stride_check(model: nn.Module, config: SoftEquivarianceConfig) -> str | None:
-    size = config.image_size
-    if size is None:
+def _already_symmetric(links: Sequence[SoftParametrization]) -> str | None:
+    """Tensors whose softness leaves no room, because what they are a share of is 0."""
+    names = [
+        link.name
+        for link in links
+        if link.response == "nearest"
+        and not math.isnan(float(link.softness))
+        and not math.isinf(float(link.threshold))
+        and float(link.reference) == 0
+        and float(link.spectrum.sigma[-1]) > 0
+    ]
+    if not names:
         return None
-    h, w = (size, size) if isinstance(size, int) else size
-    parameter = next(model.parameters())
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
-    if first is None:
-        return None
-    example = torch.zeros(1, first.in_channels, h, w, device=parameter.device, dtype=parameter.dtype)
-    return stride_message(model, example, config.group_object)
+    shown = ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    return (
+        f"{shown}: exactly symmetric as found, so any softness below 1 keeps it so through training; "
+        "set_dial(model, threshold=..., target_modules=[...]) gives it room"
+    )
 
 
 def _tensor(model: nn.Module, target: Target) -> torch.Tensor:

@@ -39,7 +39,7 @@ class Filter:
     same weight gives the same result, and differentiable in the weight.
     """
 
-    spectrum_map: Spectrum
+    decomposition: Spectrum
     response: str
     dial: Dial
     setting: Setting | None
@@ -47,17 +47,17 @@ class Filter:
     @property
     def constraint(self) -> Constraint:
         """The space and its constraint map."""
-        return self.spectrum_map.constraint
+        return self.decomposition.constraint
 
     @property
     def method(self) -> Method:
         """How components are computed: ``closed_form``, ``dense`` or ``isotypic``."""
-        return self.spectrum_map.method
+        return self.decomposition.method
 
     @property
     def spectrum(self) -> torch.Tensor:
         """All singular values of the constraint with multiplicity, ascending, float64."""
-        return self.spectrum_map.values()
+        return self.decomposition.values()
 
     @property
     def threshold(self) -> float:
@@ -71,13 +71,13 @@ class Filter:
     @property
     def effective_threshold(self) -> float:
         """The largest singular value with a non-zero response: ``b_eff <= b`` for ``hard``."""
-        kept = self.spectrum_map.sigma[self._support()]
+        kept = self.decomposition.sigma[self._support()]
         return float(kept.max()) if len(kept) else 0.0
 
     @property
     def rank(self) -> int:
         """Number of directions (of one weight) with a non-zero response."""
-        return sum(m for m, kept in zip(self.spectrum_map.multiplicity, self._support().tolist(), strict=True) if kept)
+        return sum(m for m, kept in zip(self.decomposition.multiplicity, self._support().tolist(), strict=True) if kept)
 
     @property
     def is_strict(self) -> bool:
@@ -85,7 +85,7 @@ class Filter:
         setting = self._fixed("support")
         if math.isinf(setting.threshold) or setting.budget > 0:
             return False
-        return bool((self.spectrum_map.sigma[self._support()] == 0).all())
+        return bool((self.decomposition.sigma[self._support()] == 0).all())
 
     def snap(self, weight: torch.Tensor) -> torch.Tensor:
         """``weight`` with one value on each orbit, bit for bit, where the filter is strict and elements permute.
@@ -108,7 +108,7 @@ class Filter:
         """This filter with the setting that its dial means for ``weight``, fixed from now on."""
         if self.setting is not None:
             return self
-        return replace(self, setting=nearest_setting(self.spectrum_map, self.dial, weight))
+        return replace(self, setting=nearest_setting(self.decomposition, self.dial, weight))
 
     def __call__(self, weight: torch.Tensor) -> torch.Tensor:
         """``F(weight)`` in the shape and dtype of ``weight``; computed in float32 at least, autocast off.
@@ -120,7 +120,7 @@ class Filter:
         assert setting is not None
         device = weight.device
         return apply_filter(
-            self.spectrum_map,
+            self.decomposition,
             self.response,
             weight,
             torch.tensor(setting.threshold, dtype=torch.float64, device=device),
@@ -139,10 +139,10 @@ class Filter:
         energy = self._energies(weight)
         beta = torch.tensor(found.threshold, dtype=torch.float64)
         budget = torch.tensor(found.budget, dtype=torch.float64)
-        factors, multiplier = nearest_factors(self.spectrum_map.sigma, energy, beta, budget)
+        factors, multiplier = nearest_factors(self.decomposition.sigma, energy, beta, budget)
         if found.threshold == 0:
             return True
-        span = found.threshold**2 - float(self.spectrum_map.sigma[0]) ** 2
+        span = found.threshold**2 - float(self.decomposition.sigma[0]) ** 2
         # the root must lie before the pole of the smallest sigma of the whole space
         reaches = float(multiplier) * span < 1
         return bool(reaches and float(factors.max()) < GAIN_CAP)
@@ -194,7 +194,7 @@ class Filter:
 
     def _support(self) -> torch.Tensor:
         threshold = self._fixed("support").threshold
-        sigma = self.spectrum_map.sigma
+        sigma = self.decomposition.sigma
         if math.isinf(threshold) or (self.response == "nearest" and threshold > 0):
             return torch.ones(len(sigma), dtype=torch.bool)
         response = "hard" if self.response == "nearest" else self.response
@@ -202,7 +202,7 @@ class Filter:
 
     def _energies(self, weight: torch.Tensor) -> torch.Tensor:
         work = weight.detach().to("cpu", torch.float64)
-        return self.spectrum_map.energies(self.spectrum_map.analyse(work))
+        return self.decomposition.energies(self.decomposition.analyse(work))
 
 
 def apply_filter(

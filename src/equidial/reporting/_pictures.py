@@ -10,10 +10,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from equidial.adapters import SoftEquivarianceConfig
-from equidial.adapters._parametrization import SoftParametrization
-from equidial.adapters._soften import build_parametrizations
-from equidial.adapters._targets import Target, resolve_targets
+from equidial.adapters import (
+    SoftEquivarianceConfig,
+    SoftParametrization,
+    Target,
+    build_parametrizations,
+    resolve_targets,
+)
 from equidial.filters import Dial
 from equidial.groups import GroupElement
 from equidial.representations import Pixels

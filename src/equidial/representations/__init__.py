@@ -13,11 +13,13 @@ import re
 from equidial.errors import ArgumentError, explain
 from equidial.groups import Group
 from equidial.representations._base import DirectSum, Eigenbasis, Representation, ResidualGenerator
+from equidial.representations._circle import CircleBasis, pixel_coordinates
 from equidial.representations._elementary import Trivial, Vector
 from equidial.representations._maps import LinearMap, map_blocks
 from equidial.representations._pixels import Pixels
 
 __all__ = [
+    "CircleBasis",
     "DirectSum",
     "Eigenbasis",
     "LinearMap",
@@ -28,6 +30,7 @@ __all__ = [
     "Vector",
     "map_blocks",
     "parse",
+    "pixel_coordinates",
 ]
 
 _TERM = re.compile(r"(?:(?P<copies>\d+)\s*\*\s*)?(?P<name>[A-Za-z]+)(?:\(\s*(?P<shape>\d+(?:\s*,\s*\d+)*)\s*,?\s*\))?")
