@@ -87,7 +87,7 @@ def test_only_reversed_axes_count() -> None:
 
 
 def test_a_model_that_wants_other_inputs_is_judged_only_when_asked() -> None:
-    """A configured image size is used where the model reads one image, passed over elsewhere; an explicit one is not."""
+    """A configured image size is passed over where the model reads no single image; an explicit one is not."""
 
     class TwoTowers(nn.Module):
         def __init__(self) -> None:
@@ -109,7 +109,7 @@ def test_a_model_that_wants_other_inputs_is_judged_only_when_asked() -> None:
     assert len(ed.status(fresh)) == 0
 
     class OneTower(TwoTowers):
-        def forward(self, image: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
             return self.stem(image)
 
     with pytest.warns(ed.EquidialWarning, match=r"at 8x8 px the stride of stem .* symmetric at 9x9"):

@@ -70,6 +70,19 @@ def test_a_text_model_has_no_grid() -> None:
         found(Words())
 
 
+def test_a_module_in_two_places_is_one_target() -> None:
+    shared = nn.Conv2d(3, 3, 3, padding=1)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    assert list(found(model)) == ["0.weight"]
+    x, before = torch.randn(1, 3, 8, 8), list(model.state_dict())
+    ed.soften(model, ed.SoftEquivarianceConfig(group="C4", softness=0.0))
+    turned = torch.rot90(x, 1, (-2, -1))
+    assert torch.allclose(model(turned), torch.rot90(model(x), 1, (-2, -1)), atol=1e-5)
+    ed.fold(model)
+    assert list(model.state_dict()) == before
+    assert model[0] is model[2]
+
+
 def test_patterns_choose() -> None:
     assert set(found(cnn(), target_modules=["depthwise"])) == {"depthwise.weight"}
     assert set(found(cnn(), target_modules=r"f.*|depth.*")) == {"first.weight", "depthwise.weight"}

@@ -118,6 +118,8 @@ def test_measure_and_certify_plain_models(model_file: str, small_npz: str, capsy
         (("measure", "--model", "nothing", "--data", "demo"), "demo | hf:"),
         (("measure", "--model", "demo", "--data", "nothing"), "existing FILE.npz"),
         (("certify", "--model", "demo"), "--group or --config"),
+        (("measure", "--model", "demo", "--data", "SMALL"), "a model that reads images of (3, 9, 9)"),
+        (("adapt", "--model", "NET", "--data", "MANY", "--output", "out"), "an output for each of the 5 classes"),
         (("certify", "--model", "demo", "--group", "C4", "--config", "x.json"), "--group or --config"),
         (("certify", "--model", "demo", "--config", "x.json"), "existing configuration file"),
         (("adapt", "--model", "demo", "--data", "demo", "--output", "out", "--softness", "1.5"), "softness in"),
@@ -128,15 +130,26 @@ def test_measure_and_certify_plain_models(model_file: str, small_npz: str, capsy
     ],
 )
 def test_what_is_typed_wrong_gets_a_message_and_exit_code_2(
-    arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str], monkeypatch, tmp_path: Path
+    arguments: tuple[str, ...],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    small_npz: str,
+    model_file: str,
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    code, _, err = run(capsys, *arguments)
+    with np.load(small_npz) as arrays:
+        many = {**arrays, "y_test": np.full(8, 4)}
+    np.savez(tmp_path / "many.npz", allow_pickle=False, **many)
+    files = {"SMALL": small_npz, "NET": model_file, "MANY": str(tmp_path / "many.npz")}
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    code, _, err = run(capsys, *(files.get(a, a) for a in arguments))
     assert code == 2
     assert err.startswith("error: expected")
     assert message in err
     assert "Traceback" not in err
-    assert list(tmp_path.iterdir()) == []
+    assert list((tmp_path / "here").iterdir()) == []
 
 
 def test_usage_errors_and_help_of_the_real_program() -> None:
@@ -151,6 +164,7 @@ def test_usage_errors_and_help_of_the_real_program() -> None:
         assert word in shown.stdout
     details = call("adapt", "--help")
     assert "runs the code of that file" in " ".join(details.stdout.replace("│", " ").split())
+    assert call("--version").stdout.strip() == f"equidial {ed.__version__}"
     wrong = call("adpat")
     assert wrong.returncode == 2
     assert "adapt" in wrong.stdout + wrong.stderr

@@ -17,7 +17,7 @@ from equidial.errors import ArgumentError, EquidialError, FileFormatError
 from equidial.recipes import Adapt, Demo, load_model
 from equidial.recipes.adapt import run
 from equidial.recipes.digits import DigitsViT, pretrained_digits_vit
-from equidial.reporting import DialPictures, dial_pictures, read_run, write_report
+from equidial.reporting import DialPictures, dial_pictures, read_run, write_report, write_table
 from tests.adapters.models import logits, vit
 
 ROOT = Path(__file__).parents[2]
@@ -112,6 +112,11 @@ def test_an_adaptation_and_its_folder(tmp_path: Path) -> None:
         assert words in page or words == "softness 0.5", words
     assert page.count("data:image/png;base64,") >= 7
     assert "http" not in page.replace("http-equiv", ""), "the page needs no network"
+    table = write_table(tmp_path / "run").read_text().splitlines()
+    assert table[0] == "After fine-tuning (mean ± standard deviation over 2 seeds):"
+    assert table[4].startswith("| 0 | ")
+    assert table[4].endswith("| 0.0000 ± 0.0000 |")
+    assert "group=C4" in table[-1]
     read = read_run(tmp_path / "run")
     assert read.softness == [0.0, 1.0]
     found = read.spread("tuned", "Acc", 1.0)

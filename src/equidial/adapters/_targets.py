@@ -106,9 +106,11 @@ def resolve_targets(model: nn.Module, config: SoftEquivarianceConfig) -> list[Ta
 
 def check_tensors(model: nn.Module, targets: list[Target]) -> None:
     """Raise unless every target is a plain, finite, untied floating-point parameter of its own."""
+    # one owner is one module: a module that stands in two places of the model may be constrained once for both
     owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
+    for name, module in model.named_modules():
+        for key, parameter in module._parameters.items():
+            owners.setdefault(id(parameter), []).append(f"{name}.{key}" if name else key)
     for target in targets:
         module = model.get_submodule(target.module_name)
         if parametrize.is_parametrized(module, target.tensor_name):

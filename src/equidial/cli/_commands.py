@@ -15,7 +15,7 @@ from tqdm import tqdm
 import equidial as ed
 from equidial.data import load_images, loader
 from equidial.errors import ArgumentError, EquidialWarning, explain
-from equidial.recipes import Adapt, Demo, load_model
+from equidial.recipes import Adapt, Demo, check_fits, load_model
 from equidial.recipes.adapt import Outcome, Progress, run
 
 
@@ -83,7 +83,7 @@ def demo(command: Demo) -> None:
 
 def adapt(command: Adapt) -> None:
     """Adapt a classifier at every dial position, print a table, write the run folder and its report."""
-    from equidial.reporting import dial_pictures, write_report
+    from equidial.reporting import dial_pictures, write_report, write_table
 
     command.check()
     model = load_model(command.model, command.weights)
@@ -100,6 +100,7 @@ def adapt(command: Adapt) -> None:
     for note in notes:
         print(f"note: {note}")
     print(_table(outcomes))
+    write_table(command.output)
     print(f"report: {write_report(command.output)}")
 
 
@@ -107,6 +108,7 @@ def measure(command: Measure) -> None:
     """Print the scores of a model."""
     images = load_images(command.data, size=command.image_size, mean=command.mean, std=command.std)
     model = load_model(command.model, command.weights)
+    check_fits(model, images)
     batches = loader(images.test, command.batch_size)
     with _bar(batches, unit="batch") as bar:
         scores = ed.measure(model, bar, command.group, radius=command.radius, seed=command.seed)

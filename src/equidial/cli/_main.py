@@ -8,13 +8,17 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
+from equidial._version import __version__
 from equidial.errors import EquidialError, EquidialWarning
 
 DESCRIPTION = "Turn the equivariance dial of any pretrained neural network, with a guarantee."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0, or 2 with a message for anything a user can mend."""
+    """Run one command; returns 0, 2 with a message for anything a user can mend, or 130 when interrupted."""
+    if list(sys.argv[1:] if arguments is None else arguments) == ["--version"]:
+        print(f"equidial {__version__}")
+        return 0
     try:
         import tyro
         from tqdm import tqdm  # noqa: F401 (checked here, used by the commands)
@@ -45,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except EquidialError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            return 130
     return 0
 
 

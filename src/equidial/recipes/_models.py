@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from equidial.data import Images
 from equidial.errors import ArgumentError, FileFormatError, explain
 from equidial.recipes.digits import pretrained_digits_vit
 
@@ -62,6 +63,30 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise FileFormatError(
             explain(f"the tensors of {type(model).__name__} in {path.name}", str(error), "choose the matching model")
         ) from error
+
+
+def check_fits(model: nn.Module, images: Images) -> None:
+    """Raise ``ArgumentError`` unless the model reads these images and has an output for each of their classes."""
+    try:
+        with torch.no_grad():
+            output = model(images.test.dataset[0][0][None].to(next(model.parameters()).device))
+    except (RuntimeError, ValueError) as error:
+        raise ArgumentError(
+            explain(
+                f"a model that reads images of {images.shape} (channels, height, width)",
+                f"{type(model).__name__}: {error}",
+                "choose the matching model, or resize the images with image_size",
+            )
+        ) from error
+    outputs = getattr(output, "logits", output).shape[-1]
+    if outputs < len(images.classes):
+        raise ArgumentError(
+            explain(
+                f"an output for each of the {len(images.classes)} classes of {images.name}",
+                f"{outputs} outputs",
+                "give the model a head for this data",
+            )
+        )
 
 
 def _from_transformers(name: str) -> nn.Module:

@@ -21,7 +21,7 @@ from equidial.adapters import Scores
 from equidial.data import Augmentation, Images, load_images, loader
 from equidial.errors import ArgumentError, explain
 from equidial.filters import Dial, Response
-from equidial.recipes._models import load_model
+from equidial.recipes._models import check_fits, load_model
 
 logger = logging.getLogger("equidial")
 
@@ -126,6 +126,7 @@ def run(config: Adapt, progress: Progress | None = None) -> list[Outcome]:
     config.check()
     images = load_images(config.data, size=config.image_size, mean=config.mean, std=config.std)
     model = load_model(config.model, config.weights)
+    check_fits(model, images)
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     # whatever cannot work fails here, before the folder is made; strides that break the symmetry are told once
     ed.unload(ed.soften(model, replace(config.soft_config(config.softness[0]), image_size=images.shape[1:])))

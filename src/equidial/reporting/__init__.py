@@ -3,5 +3,6 @@
 from equidial.reporting._pictures import DialPictures, dial_pictures
 from equidial.reporting._report import write_report
 from equidial.reporting._runs import Run, read_run
+from equidial.reporting._table import write_table
 
-__all__ = ["DialPictures", "Run", "dial_pictures", "read_run", "write_report"]
+__all__ = ["DialPictures", "Run", "dial_pictures", "read_run", "write_report", "write_table"]
