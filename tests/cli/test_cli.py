@@ -74,6 +74,8 @@ def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert scores["aAcc"] == tuned["aAcc"]
 
+    assert run(capsys, "demo", "--output", str(folder), "--group", "Q4")[0] == 2
+    assert (folder / "report.html").exists(), "a refused demo deletes nothing"
     assert run(capsys, *arguments)[0] == 0, "a demo replaces an earlier one"
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")

@@ -69,7 +69,8 @@ class Certify:
 
 def demo(command: Demo) -> None:
     """Adapt the embedded model and write its report; an earlier demo in the folder is replaced."""
-    folder = command.output
+    folder, adaptation = command.output, command.adaptation()
+    adaptation.check_values()
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "metrics.jsonl").is_file():
             raise ArgumentError(
@@ -78,7 +79,7 @@ def demo(command: Demo) -> None:
                 )
             )
         shutil.rmtree(folder)
-    adapt(command.adaptation())
+    adapt(adaptation)
 
 
 def adapt(command: Adapt) -> None:

@@ -77,7 +77,15 @@ class Adapt:
     """Leave these modules out."""
 
     def check(self) -> None:
-        """Raise ``ArgumentError`` for values that cannot work, before anything is loaded or written."""
+        """Raise ``ArgumentError`` for values that cannot work or a folder in use, before anything is loaded."""
+        self.check_values()
+        if (self.output / "metrics.jsonl").exists():
+            raise ArgumentError(
+                explain("a folder without a run", f"{self.output}, which holds one", "choose another --output")
+            )
+
+    def check_values(self) -> None:
+        """Raise ``ArgumentError`` for values that cannot work, whatever the output folder holds."""
         ed.groups.by_name(self.group)
         for softness in self.softness:
             Dial.of(softness=softness)
@@ -88,10 +96,6 @@ class Adapt:
         if self.epochs < 0 or not self.softness or not self.seeds:
             got = f"epochs={self.epochs}, softness={self.softness}, seeds={self.seeds}"
             raise ArgumentError(explain("epochs >= 0 and at least one softness and seed", got, "correct them"))
-        if (self.output / "metrics.jsonl").exists():
-            raise ArgumentError(
-                explain("a folder without a run", f"{self.output}, which holds one", "choose another --output")
-            )
 
     def soft_config(self, softness: float) -> ed.SoftEquivarianceConfig:
         """The configuration of one dial position."""
