@@ -7,7 +7,7 @@ import random
 import torch
 from hypothesis import strategies as st
 
-from equidial.filters import Constraint
+from equidial.filters import Constraint, Spectrum, build_spectrum
 from equidial.groups import SO2, C, D, Flip, Group, Shift
 from equidial.representations import Pixels, Representation, Trivial, Vector
 
@@ -54,6 +54,13 @@ def representations_of(group: Group, small: bool = False) -> list[Representation
 def all_representations() -> list[Representation]:
     """Every representation of every group above."""
     return [rep for group in GROUPS for rep in representations_of(group)]
+
+
+def full_spectrum(constraint: Constraint, method: str | None = None) -> Spectrum:
+    """The spectrum, where multiplicities are known."""
+    found = build_spectrum(constraint, method)
+    assert isinstance(found, Spectrum)
+    return found
 
 
 @st.composite

@@ -38,6 +38,10 @@ class BudgetError(EquidialError, ValueError):
         self.smallest = smallest
 
 
+class ToleranceError(EquidialError, ArithmeticError):
+    """A numerical method did not reach the tolerance asked for."""
+
+
 class StateError(EquidialError, RuntimeError):
     """A verb is called at the wrong moment of a model's life."""
 

@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 import equidial as ed
 from equidial.adapters._parametrization import constrained
+from equidial.filters import Spectrum
 from tests.adapters.models import build, cnn, logits, relative, same_tensors, snapshot
 
 
@@ -77,6 +78,7 @@ def test_casts_leave_the_dial_and_the_bases_alone(dtype: torch.dtype) -> None:
     assert [row.threshold for row in ed.status(model)] == before
     for _, _, link in constrained(model):
         assert link.threshold.dtype == torch.float64
+        assert isinstance(link.spectrum, Spectrum)
         assert link.spectrum.sigma.dtype == torch.float64
     x = torch.randn(1, 3, 9, 9, dtype=dtype)
     assert logits(model, x).dtype == dtype

@@ -13,10 +13,10 @@ import torch
 from equidial import Certificate, invariant_filter
 from equidial.certificates import LayerCertificate, certify_weight, defect_of_element, gamma
 from equidial.errors import EquidialError, FileFormatError
-from equidial.filters import Constraint, Dial, Filter, build_spectrum
+from equidial.filters import Constraint, Dial, Filter
 from equidial.groups import SO2, C, Shift
 from equidial.representations import Pixels, Trivial, Vector
-from tests.spaces import random_space, random_weight
+from tests.spaces import full_spectrum, random_space, random_weight
 
 
 def local_search(constraint: Constraint, matrices: torch.Tensor, radius: float, starts: int = 6) -> float:
@@ -51,7 +51,7 @@ def test_no_certificate_is_below_the_measured_error(draws: int) -> None:
         constraint = random_space(rng)
         weight = random_weight(constraint, (rng.choice([1, 3]),), draw)
         response = rng.choice(["nearest", "hard", "taper", "exponential"])
-        f = Filter(build_spectrum(constraint), response, Dial("softness", rng.choice([0.0, 1.0, rng.random()])), None)
+        f = Filter(full_spectrum(constraint), response, Dial("softness", rng.choice([0.0, 1.0, rng.random()])), None)
         if response != "nearest":
             from equidial.filters import resolve_setting
 

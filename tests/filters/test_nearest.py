@@ -15,18 +15,18 @@ from scipy.optimize import minimize
 
 from equidial import equivariant_filter, invariant_filter
 from equidial.errors import BudgetError, EquidialError
-from equidial.filters import Constraint, Dial, Filter, Setting, build_spectrum
+from equidial.filters import Constraint, Dial, Filter, Setting
 from equidial.filters._nearest import GAIN_CAP, nearest_factors
 from equidial.groups import SO2, C, D, Flip
 from equidial.representations import Pixels, Trivial, Vector
 from tests.oracle import oracle
-from tests.spaces import random_space, random_weight, spaces
+from tests.spaces import full_spectrum, random_space, random_weight, spaces
 
 SOFTNESS = [0.0, 0.1, 0.25, 0.4, 0.5, 0.6, 0.75, 0.9, 0.99, 1.0]
 
 
 def nearest_at(constraint: Constraint, beta: float, budget: float = 0.0) -> Filter:
-    return Filter(build_spectrum(constraint), "nearest", Dial("threshold", beta), Setting(beta, budget))
+    return Filter(full_spectrum(constraint), "nearest", Dial("threshold", beta), Setting(beta, budget))
 
 
 def filter_of(constraint: Constraint, softness: float, response: str) -> Filter:
@@ -78,7 +78,7 @@ def test_it_agrees_with_a_generic_optimiser(draws: int) -> None:
 
 @given(constraint=spaces(), seed=st.integers(0, 2**31), share=st.floats(0.05, 0.95))
 def test_bound_norm_and_optimality_conditions(constraint: Constraint, seed: int, share: float) -> None:
-    spectrum = build_spectrum(constraint)
+    spectrum = full_spectrum(constraint)
     weight = random_weight(constraint, (4,), seed)
     delta = constraint.defect(weight)
     beta = share * delta
@@ -100,12 +100,12 @@ def test_it_beats_every_subspace_response_at_equal_bound(draws: int) -> None:
     compared = 0
     for draw in range(300 * draws):
         constraint = random_space(rng)
-        if float(build_spectrum(constraint).sigma[0]) > 0:
+        if float(full_spectrum(constraint).sigma[0]) > 0:
             continue
         weight = random_weight(constraint, (3,), draw)
         for response in ("hard", "taper", "exponential"):
             softness = rng.random()
-            other = Filter(build_spectrum(constraint), response, Dial("softness", softness), None)
+            other = Filter(full_spectrum(constraint), response, Dial("softness", softness), None)
             from equidial.filters import threshold_of_softness
 
             b = threshold_of_softness(other.decomposition, response, softness)
@@ -140,7 +140,7 @@ def test_defect_rises_and_distance_falls_along_the_dial(response: str, draws: in
 def test_no_jump_along_the_dial(constraint: Constraint, seed: int) -> None:
     """At 41 positions no step of the result is larger than a few times the mean step."""
     weight = random_weight(constraint, (6,), seed)
-    spectrum = build_spectrum(constraint)
+    spectrum = full_spectrum(constraint)
     results = []
     for k in range(41):
         dial = Dial("softness", k / 40)
@@ -168,7 +168,7 @@ def test_gradient_of_the_implicit_function(rep, share: float) -> None:
 
 def test_gradient_through_both_sides_and_the_dial() -> None:
     constraint = Constraint.equivariants(Vector(SO2()) + Trivial(SO2()), 2 * Vector(SO2()))
-    spectrum = build_spectrum(constraint)
+    spectrum = full_spectrum(constraint)
     weight = random_weight(constraint, (), 1).requires_grad_()
     from equidial.filters import apply_filter
 
@@ -178,7 +178,7 @@ def test_gradient_through_both_sides_and_the_dial() -> None:
         lambda w, b: apply_filter(spectrum, "nearest", w, b, none), (weight, beta), atol=1e-6
     )
     moving = Constraint.invariants(Vector(SO2()))
-    spectrum = build_spectrum(moving)
+    spectrum = full_spectrum(moving)
     w = random_weight(moving, (3,), 2).requires_grad_()
     budget = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda w, a: apply_filter(spectrum, "nearest", w, none, a), (w, budget), atol=1e-6)
@@ -249,7 +249,7 @@ def test_spaces_without_invariants() -> None:
     assert torch.equal(invariant_filter(rep, softness=0.0)(weight), torch.zeros(6, dtype=torch.float64))
     assert torch.allclose(invariant_filter(rep, softness=0.25)(weight), 0.25 * weight)
     mixed = Constraint.equivariants(Vector(SO2()), Pixels(SO2(), (2, 2)) + Trivial(SO2()))
-    assert float(build_spectrum(mixed).sigma[0]) == 0
+    assert float(full_spectrum(mixed).sigma[0]) == 0
     absolute = invariant_filter(rep, softness=0.5).at(weight)
     with pytest.raises(EquidialError, match="absolute"):
         absolute.bound()

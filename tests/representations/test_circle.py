@@ -9,10 +9,11 @@ import pytest
 import torch
 from benchmarks.circle_action import compare
 
-from equidial.filters import Constraint, build_spectrum
+from equidial.filters import Constraint
 from equidial.groups import SO2, C
 from equidial.representations import Pixels
 from equidial.representations._circle import circle_basis, pixel_coordinates
+from tests.spaces import full_spectrum
 
 EXACT = (3, 4, 5, 7, 8, 12, 16)
 UNPAIRED = (2, 6, 10, 14)
@@ -60,7 +61,7 @@ def test_the_unpaired_direction_is_never_kept_as_symmetric() -> None:
     for group in (SO2(), C(8), C(3)):
         rep = Pixels(group, (6, 6))
         u = rep.circle.vectors[:, rep.circle.unpaired]
-        spectrum = build_spectrum(Constraint.invariants(rep))
+        spectrum = full_spectrum(Constraint.invariants(rep))
         energies = spectrum.energies(spectrum.analyse(u))
         assert float(energies[spectrum.sigma == 0].sum()) < 1e-20
         assert float(spectrum.sigma[energies.argmax()]) == pytest.approx(2 / (math.pi / 2))

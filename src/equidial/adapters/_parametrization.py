@@ -17,12 +17,15 @@ from equidial.filters import (
     Constraint,
     Dial,
     Filter,
+    MatrixFreeSpectrum,
     Setting,
     Spectrum,
     apply_filter,
     resolve_setting,
     threshold_of_softness,
 )
+
+Decomposition = Spectrum | MatrixFreeSpectrum
 
 
 class SoftParametrization(nn.Module):
@@ -40,7 +43,7 @@ class SoftParametrization(nn.Module):
     softness: torch.Tensor
     reference: torch.Tensor
 
-    def __init__(self, name: str, layout: Layout, spectrum: Spectrum, response: str, reference: float):
+    def __init__(self, name: str, layout: Layout, spectrum: Decomposition, response: str, reference: float):
         super().__init__()
         self.name, self.layout, self.spectrum, self.response = name, layout, spectrum, response
         self.enabled = True
@@ -76,7 +79,7 @@ class SoftParametrization(nn.Module):
     @property
     def has_invariants(self) -> bool:
         """Whether the space holds exactly symmetric weights other than 0."""
-        return float(self.spectrum.sigma[0]) == 0
+        return self.spectrum.smallest_sigma() == 0
 
     def setting_for(self, dial: Dial, radius: float | None) -> Setting:
         """The setting that ``dial`` means for this tensor; raises ``BudgetError`` for an impossible one."""

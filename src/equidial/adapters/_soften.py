@@ -35,7 +35,7 @@ from equidial.errors import (
     explain,
     nearest_names,
 )
-from equidial.filters import Dial, Setting, Spectrum, build_spectrum
+from equidial.filters import Dial, MatrixFreeSpectrum, Setting, Spectrum, build_spectrum, relative_defect
 
 logger = logging.getLogger("equidial")
 Model = TypeVar("Model", bound=nn.Module)
@@ -84,17 +84,17 @@ def build_parametrizations(
     model: nn.Module, targets: Sequence[Target], config: SoftEquivarianceConfig
 ) -> list[SoftParametrization]:
     """One parametrization per target, not yet attached; spectra are shared by all tensors of one space."""
-    spectra: dict[object, Spectrum] = {}
+    spectra: dict[object, Spectrum | MatrixFreeSpectrum] = {}
     built = []
     for target in targets:
         spectrum = spectra.get(target.constraint)
         if spectrum is None:
             spectrum = spectra[target.constraint] = build_spectrum(target.constraint)
         weights = target.layout.weights(_tensor(model, target))
-        if float(spectrum.sigma[0]) > 0:
-            reference = spectrum.constraint.defect_norm(weights)
+        if spectrum.smallest_sigma() > 0:
+            reference = spectrum.defect_norm(weights)
         else:
-            reference = spectrum.constraint.defect(weights)
+            reference = relative_defect(spectrum, weights)
         built.append(
             SoftParametrization(target.name, target.layout, spectrum, config.response, reference).to(weights.device)
         )
@@ -260,7 +260,7 @@ def _already_symmetric(links: Sequence[SoftParametrization]) -> str | None:
         and not math.isnan(float(link.softness))
         and not math.isinf(float(link.threshold))
         and float(link.reference) == 0
-        and float(link.spectrum.sigma[-1]) > 0
+        and link.constraint.scale > 0
     ]
     if not names:
         return None

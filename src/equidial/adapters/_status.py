@@ -81,7 +81,7 @@ def status(model: nn.Module) -> Status:
                 response=link.response,
                 dial=str(link.dial),
                 threshold=link.setting.threshold,
-                defect=link.constraint.defect(filtered),
+                defect=link.filter().defect(filtered),
                 reference=float(link.reference),
                 distance=float((filtered - original).norm()) / norm if norm else 0.0,
                 nearest=link.filter().is_nearest(original),

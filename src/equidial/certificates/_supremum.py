@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from equidial.certificates._rounding import gamma, up
-from equidial.filters import TRIVIAL_BOUND, Constraint, resolve_radius
-from equidial.groups import GroupElement, Shift
+from equidial.filters import Constraint, growth_factor, resolve_radius, trivial_bound
+from equidial.groups import Group, GroupElement, Shift
 
 _MAX_ELEMENTS = 4096  # a finite group with more elements is bounded, not listed
 _GRID_SLACK = 1e-3  # relative; the grid of a one-parameter group is refined down to it
@@ -41,7 +41,8 @@ def certify_weight(constraint: Constraint, weight: torch.Tensor, radius: float |
     """Certify one stored weight over all group elements within ``radius`` (default: the whole group).
 
     Finite groups are listed: exact. One-parameter orthogonal groups: a grid with the second-order correction
-    ``sup E <= sqrt(max_grid E^2 + ||L W||^2 dt^2 / 4)``. Larger groups: ``radius ||L W||``. Raises ``ArgumentError``
+    ``sup E <= sqrt(max_grid E^2 + ||L W||^2 dt^2 / 4)``. Larger groups: ``radius ||L W||``; actions that are not
+    orthogonal: ``phi(radius) ||L W||`` (theory 4). Raises ``ArgumentError``
     for a weight of another space or a radius that is not finite.
     """
     constraint.check(weight)
@@ -51,19 +52,26 @@ def certify_weight(constraint: Constraint, weight: torch.Tensor, radius: float |
     norm = float(stored.norm())
     if norm == 0:
         return Supremum(0.0, "exact", 0.0, 0.0, radius, _describe(constraint, radius))
-    if constraint.group.is_finite and (constraint.group.order or 0) <= _MAX_ELEMENTS:
+    orthogonal = constraint.is_orthogonal
+    if orthogonal and constraint.group.is_finite and (constraint.group.order or 0) <= _MAX_ELEMENTS:
         measured, absolute, kind = _finite(constraint, matrices, norm, radius)
-    elif constraint.group.lie_dim == 1 and constraint.rep_in.eigenbasis() and constraint.rep_out.eigenbasis():
+    elif (
+        orthogonal
+        and _is_one_parameter(constraint.group)
+        and constraint.rep_in.eigenbasis()
+        and constraint.rep_out.eigenbasis()
+    ):
         measured, absolute, kind = _one_parameter(constraint, matrices, norm, radius)
     else:
         measured, absolute, kind = _lipschitz(constraint, stored, matrices, norm, radius)
     count = weight.numel()
     bound = up(absolute / (norm * (1 - gamma(count + 2))))
+    trivial = trivial_bound(constraint, radius)
     return Supremum(
-        min(bound, TRIVIAL_BOUND),
+        min(bound, trivial),
         kind,
-        min(measured / norm, TRIVIAL_BOUND),
-        min(absolute, up(TRIVIAL_BOUND * norm)),
+        min(measured / norm, trivial),
+        min(absolute, up(trivial * norm)),
         radius,
         _describe(constraint, radius),
     )
@@ -71,7 +79,13 @@ def certify_weight(constraint: Constraint, weight: torch.Tensor, radius: float |
 
 def defect_of_element(constraint: Constraint, matrices: torch.Tensor, g: GroupElement) -> float:
     """``E(g)`` by applying ``g`` to float64 matrices ``[..., d_Y, d_X]``."""
+    if not constraint.is_orthogonal:
+        return float(constraint.difference(g, matrices).norm())
     return float((constraint.transform(g, matrices) - matrices).norm())
+
+
+def _is_one_parameter(group: Group) -> bool:
+    return group.lie_dim == 1 and not group.discrete_generators()
 
 
 def _describe(constraint: Constraint, radius: float) -> str:
@@ -181,12 +195,46 @@ def _eigenbasis_error(constraint: Constraint, input_side: bool) -> tuple[float, 
 def _lipschitz(
     constraint: Constraint, stored: torch.Tensor, matrices: torch.Tensor, norm: float, radius: float
 ) -> tuple[float, float, str]:
-    """``radius ||L W||`` (Duhamel and telescoping, theory 4), with a few elements beside it."""
-    lengths = [letter.length for letter in constraint.letters]
-    error = sum((2 * _action_error(constraint, norm) / length for length in lengths), 0.0)
-    absolute = up(radius * (up(constraint.defect_norm(stored), gamma(matrices.numel() + 4)) + error))
+    """``phi(radius) ||L W||`` (Duhamel and telescoping, theory 4), with a few elements beside it."""
+    group = constraint.group
+    rounding = gamma(matrices.numel() + 4)
+    if any(letter.on_invariants for letter in constraint.letters):
+        # g = exp(t) s with the one letter s: no claim about its conjugates is needed
+        absolute = _connected_then_letter(constraint, matrices, norm, radius, rounding)
+    else:
+        sizes = [2 * _action_error(constraint, norm) / letter.length for letter in constraint.letters]
+        defect = up(constraint.defect_norm(stored), rounding) + sum(sizes, _application_error(constraint, norm))
+        absolute = up(growth_factor(constraint, radius) * defect)
     generator = torch.Generator().manual_seed(0)
-    elements = [g for g in constraint.group.sample(64, generator) if g.distance() <= radius]
+    scale = min(1.0, radius / group.sample_radius) if group.sample_radius > 0 else 1.0
+    elements = [g for g in group.sample(64, generator) if g.distance() <= radius]
+    if group.lie_dim:
+        directions = torch.randn(32, group.lie_dim, generator=generator, dtype=torch.float64)
+        elements += [group.exp(radius * scale * d / d.norm()) for d in directions]
     elements += [s.element for s in constraint.group.discrete_generators() if s.length <= radius]
     measured = max((defect_of_element(constraint, matrices, g) for g in elements), default=0.0)
     return measured, max(absolute, measured), "upper"
+
+
+def _application_error(constraint: Constraint, norm: float) -> float:
+    """What float64 loses in ``W A_X - A_Y W`` with dense generators, relative to their norms (theory 4)."""
+    total = 0.0
+    for letter in constraint.letters:
+        if letter.is_lie:
+            size = letter.on_input.norm_bound() + letter.on_output.norm_bound()
+            total += gamma(max(constraint.rep_in.dim, constraint.rep_out.dim) + 2) * size * math.sqrt(constraint.dim)
+    return total * norm
+
+
+def _connected_then_letter(
+    constraint: Constraint, matrices: torch.Tensor, norm: float, radius: float, rounding: float
+) -> float:
+    error = _action_error(constraint, norm) + _application_error(constraint, norm)
+    lie = math.hypot(*(float(constraint.apply(x, matrices).norm()) for x in constraint.letters if x.is_lie))
+    letters = [x for x in constraint.letters if not x.is_lie]
+    connected = constraint.group.connected.radius
+    absolute = min(radius, connected) * (up(lie, rounding) + error)
+    if radius >= min(x.length for x in letters):
+        jump = max(x.length * (up(float(constraint.apply(x, matrices).norm()), rounding) + error) for x in letters)
+        absolute = connected * (up(lie, rounding) + error) + jump
+    return up(absolute)

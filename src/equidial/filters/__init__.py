@@ -6,29 +6,23 @@
 3
 """
 
+from equidial.filters._choice import build_spectrum
 from equidial.filters._constraint import Constraint, Letter
 from equidial.filters._dial import Dial, threshold_of_budget, threshold_of_softness
-from equidial.filters._filter import (
-    TRIVIAL_BOUND,
-    Filter,
-    Setting,
-    apply_filter,
-    equivariant_filter,
-    invariant_filter,
-    nearest_setting,
-    resolve_radius,
-    resolve_setting,
-)
+from equidial.filters._filter import Filter, apply_filter, equivariant_filter, invariant_filter
+from equidial.filters._growth import growth_factor, trivial_bound
+from equidial.filters._matrix_free import MatrixFreeSpectrum
 from equidial.filters._responses import RESPONSES, Response, check_response
-from equidial.filters._spectrum import Method, Spectrum, build_spectrum
+from equidial.filters._setting import Setting, nearest_setting, relative_defect, resolve_radius, resolve_setting
+from equidial.filters._spectrum import Method, Spectrum
 
 __all__ = [
     "RESPONSES",
-    "TRIVIAL_BOUND",
     "Constraint",
     "Dial",
     "Filter",
     "Letter",
+    "MatrixFreeSpectrum",
     "Method",
     "Response",
     "Setting",
@@ -37,10 +31,13 @@ __all__ = [
     "build_spectrum",
     "check_response",
     "equivariant_filter",
+    "growth_factor",
     "invariant_filter",
     "nearest_setting",
+    "relative_defect",
     "resolve_radius",
     "resolve_setting",
     "threshold_of_budget",
     "threshold_of_softness",
+    "trivial_bound",
 ]

@@ -11,12 +11,14 @@ An invariant weight ``w`` (``y = w^T x``) is the equivariant one with the trivia
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from equidial.errors import ArgumentError, explain
+from equidial.filters._legs import LegGram, leg_gram
 from equidial.groups import Group, GroupElement
 from equidial.representations import LinearMap, Representation, Trivial
 
@@ -30,6 +32,7 @@ class Letter:
     on_output: LinearMap
     length: float
     is_lie: bool
+    on_invariants: bool = False
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,7 @@ class Constraint:
             for i, (x, y) in enumerate(zip(self.rep_in.generators(), self.rep_out.generators(), strict=True))
         ]
         discrete = [
-            Letter(repr(s.element), x, y, s.length, False)
+            Letter(repr(s.element), x, y, s.length, False, s.on_invariants)
             for s, x, y in zip(
                 group.discrete_generators(),
                 self.rep_in.discrete_generators(),
@@ -108,16 +111,21 @@ class Constraint:
         ]
         return (*lie, *discrete, *residual)
 
+    @property
+    def connected(self) -> Constraint:
+        """The same space under the connected part of the group."""
+        return Constraint(self.rep_in.connected, self.rep_out.connected, self.invariant)
+
+    @property
+    def is_orthogonal(self) -> bool:
+        """Whether both representations are."""
+        return self.rep_in.is_orthogonal and self.rep_out.is_orthogonal
+
     @cached_property
     def scale(self) -> float:
-        """An upper bound of the largest singular value of ``L``, the yardstick of what is rounding."""
-
-        def size(letter: Letter) -> float:
-            if not letter.is_lie:
-                return 2 / letter.length
-            return float(letter.on_input.to_dense().norm() + letter.on_output.to_dense().norm())
-
-        return sum(size(letter) ** 2 for letter in self.letters) ** 0.5
+        """An upper bound of the largest singular value of ``L``: ``sqrt(sum_s ((||A_X|| + ||A_Y||) / |s|)^2)``."""
+        sizes = [(x.on_input.norm_bound() + x.on_output.norm_bound()) / x.length for x in self.letters]
+        return math.hypot(*sizes) if sizes else 0.0
 
     def check(self, weight: torch.Tensor) -> None:
         """Raise ``ArgumentError`` unless ``weight`` is a real tensor with the trailing axes of this space."""
@@ -149,13 +157,38 @@ class Constraint:
         left = letter.on_output.on_last_axis(matrices.mT).mT
         return (right - left) / letter.length
 
+    def adjoint(self, letter: Letter, matrices: torch.Tensor) -> torch.Tensor:
+        """``(V A_X^T - A_Y^T V) / |s|``, the adjoint of :meth:`apply`."""
+        right = letter.on_input.on_last_axis(matrices)
+        left = letter.on_output.T.on_last_axis(matrices.mT).mT
+        return (right - left) / letter.length
+
+    def gram(self, matrices: torch.Tensor) -> torch.Tensor:
+        """``Q W = L^T L W`` for ``[..., d_Y, d_X]`` matrices; cost O(d_Y d_X (d_Y + d_X)) per dense letter."""
+        fast = self._leg_gram
+        total = torch.zeros_like(matrices) if fast is None else fast(matrices)
+        for letter in self.letters:
+            if fast is None or not letter.is_lie:
+                total = total + self.adjoint(letter, self.apply(letter, matrices))
+        return total
+
+    @cached_property
+    def _leg_gram(self) -> LegGram | None:
+        return leg_gram(self.rep_in, self.rep_out)
+
     def transform(self, g: GroupElement, matrices: torch.Tensor) -> torch.Tensor:
-        """``g . W = rho_Y(g) W rho_X(g)^-1`` for ``[..., d_Y, d_X]`` matrices; orthogonal actions."""
-        right = self.rep_in.map_of(g).on_last_axis(matrices)
+        """``g . W = rho_Y(g) W rho_X(g)^-1`` for ``[..., d_Y, d_X]`` matrices."""
+        inverse = self.rep_in.map_of(g) if self.rep_in.is_orthogonal else self.rep_in.map_of(g.inverse()).T
+        right = inverse.on_last_axis(matrices)
         return self.rep_out.map_of(g).on_last_axis(right.mT).mT
 
+    def difference(self, g: GroupElement, matrices: torch.Tensor) -> torch.Tensor:
+        """``W rho_X(g) - rho_Y(g) W`` for ``[..., d_Y, d_X]`` matrices."""
+        right = self.rep_in.map_of(g).T.on_last_axis(matrices)
+        return right - self.rep_out.map_of(g).on_last_axis(matrices.mT).mT
+
     def defect_norm(self, weight: torch.Tensor) -> float:
-        """``||L W||_F`` in float64."""
+        """``||L W||_F`` in float64; letters that act on invariants only are applied to all of ``W``: an upper bound."""
         self.check(weight)
         matrices = self.as_matrices(weight.detach().to("cpu", torch.float64))
         squares = [float(self.apply(letter, matrices).square().sum()) for letter in self.letters]

@@ -12,6 +12,8 @@ from typing import Literal
 import torch
 
 from equidial.errors import ArgumentError, BudgetError, explain
+from equidial.filters._growth import growth_factor, trivial_bound
+from equidial.filters._matrix_free import MatrixFreeSpectrum
 from equidial.filters._responses import subspace_factors
 from equidial.filters._spectrum import Spectrum
 
@@ -58,13 +60,24 @@ class Dial:
         return f"{self.kind}={self.value:g}"
 
 
-def threshold_of_softness(spectrum: Spectrum, response: str, softness: float) -> float:
+def threshold_of_softness(spectrum: Spectrum | MatrixFreeSpectrum, response: str, softness: float) -> float:
     """The smallest ``b`` whose mean response over the directions with ``sigma > 0`` is at least ``softness``.
 
-    For ``hard`` this rounds up to whole eigenspaces. 0 at softness 0, infinite at softness 1.
+    For ``hard`` this rounds up to whole eigenspaces. 0 at softness 0, infinite at softness 1. Raises ``ArgumentError``
+    where multiplicities are unknown.
     """
     if softness == 1.0:
         return math.inf
+    if isinstance(spectrum, MatrixFreeSpectrum):
+        if softness == 0.0:
+            return 0.0
+        raise ArgumentError(
+            explain(
+                f"a threshold for {response!r} on {spectrum.constraint.name}, whose multiplicities are unknown",
+                f"softness={softness:g}, a share of its directions",
+                f"pass threshold= (singular values lie below {spectrum.constraint.scale:.4g}), or response='nearest'",
+            )
+        )
     weights = torch.tensor(spectrum.multiplicity, dtype=torch.float64) * (spectrum.sigma > 0)
     if softness == 0.0 or float(weights.sum()) == 0:
         return 0.0
@@ -87,14 +100,29 @@ def threshold_of_softness(spectrum: Spectrum, response: str, softness: float) ->
     return high
 
 
-def threshold_of_budget(spectrum: Spectrum, response: str, max_error: float, radius: float) -> float:
-    """The largest threshold whose a priori bound ``radius * b`` stays within ``max_error``.
+def threshold_of_budget(
+    spectrum: Spectrum | MatrixFreeSpectrum, response: str, max_error: float, radius: float
+) -> float:
+    """The largest threshold whose a priori bound ``phi(radius) b`` stays within ``max_error``.
 
     Raises ``BudgetError`` naming the smallest reachable bound where the space holds no exactly symmetric weight,
-    and ``ArgumentError`` for ``exponential``, whose bound depends on the weight.
+    and ``ArgumentError`` for responses whose bound depends on the weight.
     """
-    if max_error >= 2.0:  # every weight meets the trivial bound of an orthogonal representation
+    if max_error >= trivial_bound(spectrum.constraint, radius):
         return math.inf
+    factor = growth_factor(spectrum.constraint, radius)
+    if isinstance(spectrum, MatrixFreeSpectrum):
+        if response == "taper":
+            raise ArgumentError(
+                explain(
+                    f"a response with an a priori bound on {spectrum.constraint.name} (nearest, hard)",
+                    "a Chebyshev series of response='taper', which is never exactly 0",
+                    "choose another response, or set threshold and certify the weight",
+                )
+            )
+        smallest_sigma = spectrum.smallest_sigma() if response != "exponential" else 0.0
+    else:
+        smallest_sigma = float(spectrum.sigma[0])
     if response == "exponential":
         raise ArgumentError(
             explain(
@@ -103,7 +131,7 @@ def threshold_of_budget(spectrum: Spectrum, response: str, max_error: float, rad
                 "choose another response, or set softness or threshold",
             )
         )
-    smallest = radius * float(spectrum.sigma[0])
+    smallest = factor * smallest_sigma
     if max_error < smallest:
         raise BudgetError(
             explain(
@@ -113,4 +141,4 @@ def threshold_of_budget(spectrum: Spectrum, response: str, max_error: float, rad
             ),
             smallest,
         )
-    return max_error / radius if radius > 0 else math.inf
+    return max_error / factor if factor > 0 else math.inf

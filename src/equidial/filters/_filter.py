@@ -7,28 +7,17 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from equidial.errors import ArgumentError, BudgetError, EquidialError, explain
+from equidial.errors import EquidialError, explain
+from equidial.filters._choice import build_spectrum
 from equidial.filters._constraint import Constraint
-from equidial.filters._dial import Dial, threshold_of_budget, threshold_of_softness
+from equidial.filters._dial import Dial
+from equidial.filters._growth import growth_factor, trivial_bound
+from equidial.filters._matrix_free import TOLERANCE, MatrixFreeSpectrum
 from equidial.filters._nearest import GAIN_CAP, nearest_factors
 from equidial.filters._responses import check_response, subspace_factors
-from equidial.filters._spectrum import Method, Spectrum, build_spectrum
+from equidial.filters._setting import Setting, nearest_setting, relative_defect, resolve_radius, resolve_setting
+from equidial.filters._spectrum import Spectrum
 from equidial.representations import Representation
-
-TRIVIAL_BOUND = 2.0
-"""No orthogonal representation has a larger relative error."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Where a filter stands: the threshold ``b`` (or ``beta``), and for ``nearest`` the absolute budget.
-
-    ``threshold = inf`` leaves the weight untouched. ``budget`` (on ``||L W'||_F``) is 0 except in spaces without
-    invariants, where it takes the place of ``beta``.
-    """
-
-    threshold: float
-    budget: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +28,7 @@ class Filter:
     same weight gives the same result, and differentiable in the weight.
     """
 
-    decomposition: Spectrum
+    decomposition: Spectrum | MatrixFreeSpectrum
     response: str
     dial: Dial
     setting: Setting | None
@@ -50,14 +39,17 @@ class Filter:
         return self.decomposition.constraint
 
     @property
-    def method(self) -> Method:
-        """How components are computed: ``closed_form``, ``dense`` or ``isotypic``."""
+    def method(self) -> str:
+        """How it is computed: ``closed_form``, ``dense``, ``isotypic``, ``casimir``, or a matrix-free method."""
+        if isinstance(self.decomposition, MatrixFreeSpectrum):
+            threshold = self.setting.threshold if self.setting is not None else math.inf
+            return self.decomposition.method_for(self.response, threshold)
         return self.decomposition.method
 
     @property
     def spectrum(self) -> torch.Tensor:
-        """All singular values of the constraint with multiplicity, ascending, float64."""
-        return self.decomposition.values()
+        """All singular values of the constraint with multiplicity, ascending, float64; raises where unknown."""
+        return self._full("the spectrum").values()
 
     @property
     def threshold(self) -> float:
@@ -71,13 +63,22 @@ class Filter:
     @property
     def effective_threshold(self) -> float:
         """The largest singular value with a non-zero response: ``b_eff <= b`` for ``hard``."""
+        if isinstance(self.decomposition, MatrixFreeSpectrum):
+            threshold = self._fixed("threshold").threshold
+            if self.method != "subspace":
+                return threshold
+            kept = self.decomposition.basis(threshold)[1]
+            return float(kept.max()) if len(kept) else 0.0
         kept = self.decomposition.sigma[self._support()]
         return float(kept.max()) if len(kept) else 0.0
 
     @property
     def rank(self) -> int:
-        """Number of directions (of one weight) with a non-zero response."""
-        return sum(m for m, kept in zip(self.decomposition.multiplicity, self._support().tolist(), strict=True) if kept)
+        """Number of directions (of one weight) with a non-zero response; raises where multiplicities are unknown."""
+        if isinstance(self.decomposition, MatrixFreeSpectrum) and self.method == "subspace":
+            return self.decomposition.basis(self._fixed("rank").threshold)[0].shape[1]
+        spectrum = self._full("the rank")
+        return sum(m for m, kept in zip(spectrum.multiplicity, self._support().tolist(), strict=True) if kept)
 
     @property
     def is_strict(self) -> bool:
@@ -85,6 +86,8 @@ class Filter:
         setting = self._fixed("support")
         if math.isinf(setting.threshold) or setting.budget > 0:
             return False
+        if isinstance(self.decomposition, MatrixFreeSpectrum):
+            return setting.threshold == 0
         return bool((self.decomposition.sigma[self._support()] == 0).all())
 
     def snap(self, weight: torch.Tensor) -> torch.Tensor:
@@ -136,7 +139,10 @@ class Filter:
         assert found is not None
         if math.isinf(found.threshold):
             return True
-        energy = self._energies(weight)
+        if isinstance(self.decomposition, MatrixFreeSpectrum):
+            return True  # the residual of the whole problem is below the tolerance, or an error was raised
+        work = weight.detach().to("cpu", torch.float64)
+        energy = self.decomposition.energies(self.decomposition.analyse(work))
         beta = torch.tensor(found.threshold, dtype=torch.float64)
         budget = torch.tensor(found.budget, dtype=torch.float64)
         factors, multiplier = nearest_factors(self.decomposition.sigma, energy, beta, budget)
@@ -148,26 +154,29 @@ class Filter:
         return bool(reaches and float(factors.max()) < GAIN_CAP)
 
     def defect(self, weight: torch.Tensor) -> float:
-        """``||L W||_F / ||W||_F`` of ``weight`` as it stands, float64."""
-        return self.constraint.defect(weight)
+        """``||L W||_F / ||W||_F`` of ``weight`` as it stands, float64; 0 for the zero weight."""
+        return relative_defect(self.decomposition, weight)
 
     def bound(self, radius: float | None = None, weight: torch.Tensor | None = None) -> float:
         """An upper bound of ``sup_g ||W rho_X(g) - rho_Y(g) W||_F / ||W||_F`` over elements within ``radius``.
 
         Without ``weight``: a priori, for every result ``W = F(V)`` of this filter, ``radius * b_eff`` (theory 4).
-        With ``weight``: for that weight as it stands, ``radius * ||L W|| / ||W||``. Never more than 2. ``radius``
-        defaults to the group's. Raises ``EquidialError`` where no bound exists without a weight.
+        With ``weight``: for that weight as it stands, ``radius * ||L W|| / ||W||``. Never more than 2. Actions that are
+        not orthogonal: ``phi(radius)`` in place of ``radius``, and the trivial bound that goes with it. ``radius``
+        defaults to the group's. Raises ``EquidialError`` where no bound exists without a weight, ``ArgumentError`` for
+        an unbounded group without a radius.
         """
         radius = self._radius(radius)
+        factor, trivial = growth_factor(self.constraint, radius), trivial_bound(self.constraint, radius)
         if weight is not None:
-            return min(radius * self.constraint.defect(weight), TRIVIAL_BOUND)
+            return min(factor * self.defect(weight), trivial)
         self._require_a_priori()
         threshold = self._fixed("bound").threshold
         if math.isinf(threshold):
-            return TRIVIAL_BOUND
+            return trivial
         if self.response != "nearest":
             threshold = self.effective_threshold
-        return min(radius * threshold, TRIVIAL_BOUND)
+        return min(factor * threshold, trivial)
 
     def _radius(self, radius: float | None) -> float:
         return resolve_radius(self.constraint, radius)
@@ -178,6 +187,8 @@ class Filter:
             reason = "response='exponential' has no bound relative to its result"
         elif self.response == "nearest" and self._fixed("bound").budget > 0:
             reason = "the space holds no invariants, so the dial bounds the absolute error"
+        elif isinstance(self.decomposition, MatrixFreeSpectrum) and self.method == "chebyshev":
+            reason = "a Chebyshev series is never exactly 0 beyond the threshold"
         if reason:
             raise EquidialError(explain("a weight, because " + reason, "no weight", "pass weight=F(W)"))
 
@@ -194,19 +205,30 @@ class Filter:
 
     def _support(self) -> torch.Tensor:
         threshold = self._fixed("support").threshold
-        sigma = self.decomposition.sigma
+        sigma = self._full("the support").sigma
         if math.isinf(threshold) or (self.response == "nearest" and threshold > 0):
             return torch.ones(len(sigma), dtype=torch.bool)
         response = "hard" if self.response == "nearest" else self.response
         return subspace_factors(response, sigma, torch.tensor(threshold, dtype=torch.float64)) > 0
 
-    def _energies(self, weight: torch.Tensor) -> torch.Tensor:
-        work = weight.detach().to("cpu", torch.float64)
-        return self.decomposition.energies(self.decomposition.analyse(work))
+    def _full(self, what: str) -> Spectrum:
+        if isinstance(self.decomposition, MatrixFreeSpectrum):
+            raise EquidialError(
+                explain(
+                    f"a filter that knows its multiplicities, for {what}",
+                    f"method={self.method!r} on {self.constraint.name}",
+                    "use response='hard' with a small threshold, or a space that a full method can treat",
+                )
+            )
+        return self.decomposition
 
 
 def apply_filter(
-    spectrum: Spectrum, response: str, weight: torch.Tensor, threshold: torch.Tensor, budget: torch.Tensor
+    spectrum: Spectrum | MatrixFreeSpectrum,
+    response: str,
+    weight: torch.Tensor,
+    threshold: torch.Tensor,
+    budget: torch.Tensor,
 ) -> torch.Tensor:
     """``F(weight)`` with the dial as scalar tensors, so that turning it changes no code path.
 
@@ -215,6 +237,10 @@ def apply_filter(
     work_dtype = torch.promote_types(weight.dtype, torch.float32)
     with torch.autocast(weight.device.type, enabled=False):
         work = weight.to(work_dtype)
+        if isinstance(spectrum, MatrixFreeSpectrum):
+            if math.isinf(float(threshold)):
+                return weight
+            return spectrum.filtered(work, response, float(threshold), float(budget)).to(weight.dtype)
         coefficients = spectrum.analyse(work)
         sigma = spectrum.tensors(work)[0]
         free = torch.isinf(threshold)
@@ -229,69 +255,18 @@ def apply_filter(
         return torch.where(free, weight, filtered)
 
 
-def resolve_radius(constraint: Constraint, radius: float | None) -> float:
-    """The radius asked for, at most the group's own, which is the default. Raises where neither is finite."""
-    own = constraint.group.radius
-    if radius is None:
-        radius = own
-    if isinstance(radius, bool) or not isinstance(radius, int | float) or not radius >= 0:
-        raise ArgumentError(explain("a radius >= 0", repr(radius), "e.g. radius=math.pi / 6"))
-    if math.isinf(min(radius, own)):
-        raise ArgumentError(
-            explain(f"a finite radius for {constraint.group.name}, which is not compact", "none", "pass radius=")
-        )
-    return float(min(radius, own))
-
-
-def nearest_setting(spectrum: Spectrum, dial: Dial, weight: torch.Tensor) -> Setting:
-    """The setting of ``nearest`` at a softness ``s``, measured on ``weight``: ``beta = s ||L W|| / ||W||``.
-
-    In a space without invariants the relative cone is {0} below the smallest singular value; there the budget
-    ``s ||L W||`` is absolute, so that the dial still runs from 0 to the untouched weight without a jump.
-    """
-    if dial.is_free:
-        return Setting(math.inf)
-    if float(spectrum.sigma[0]) > 0:
-        return Setting(0.0, dial.value * spectrum.constraint.defect_norm(weight))
-    return Setting(dial.value * spectrum.constraint.defect(weight))
-
-
-def resolve_setting(spectrum: Spectrum, response: str, dial: Dial, radius: float | None = None) -> Setting | None:
-    """The setting that a dial means for every weight, or ``None`` where it depends on the weight.
-
-    Raises ``BudgetError`` for a threshold or an error that no non-zero weight of the space reaches.
-    """
-    if dial.is_free:
-        return Setting(math.inf)
-    if dial.kind == "softness":
-        if response == "nearest":
-            return None
-        return Setting(threshold_of_softness(spectrum, response, dial.value))
-    if dial.kind == "max_error":
-        bound_radius = resolve_radius(spectrum.constraint, radius)
-        return Setting(threshold_of_budget(spectrum, response, dial.value, bound_radius))
-    smallest = float(spectrum.sigma[0])
-    if response == "nearest" and dial.value < smallest:
-        raise BudgetError(
-            explain(
-                f"threshold >= {smallest:.6g}, the smallest singular value of {spectrum.constraint.name}",
-                f"threshold={dial.value:g}, below which only the zero weight lies",
-                f"use threshold={smallest:.6g} or more, or softness, whose budget is absolute here",
-            ),
-            smallest,
-        )
-    return Setting(dial.value)
-
-
 def _build(
     constraint: Constraint,
     response: str,
     dial: Dial,
-    method: Method | None,
+    method: str | None,
+    tolerance: float,
 ) -> Filter:
     check_response(response)
-    spectrum = build_spectrum(constraint, method)
-    return Filter(spectrum, response, dial, resolve_setting(spectrum, response, dial))
+    spectrum = build_spectrum(constraint, method, tolerance)
+    found = Filter(spectrum, response, dial, resolve_setting(spectrum, response, dial))
+    _ = found.method  # raises where the method asked for does not go with the response
+    return found
 
 
 def invariant_filter(
@@ -301,7 +276,8 @@ def invariant_filter(
     threshold: float | None = None,
     max_error: float | None = None,
     response: str = "nearest",
-    method: Method | None = None,
+    method: str | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Filter:
     """The filter of invariant weights ``w`` (``y = w^T x``) on ``rep``; acts on the last axis, the rest are copies.
 
@@ -313,16 +289,19 @@ def invariant_filter(
         threshold: ``b`` of paper A on singular values of ``L``, or ``beta`` of ``nearest``, in units of 1 / length.
         max_error: the largest setting whose a priori bound over the whole group stays below this.
         response: ``nearest``, ``hard``, ``taper`` or ``exponential``.
-        method: ``closed_form``, ``dense``, ``isotypic``, or ``None`` for the cheapest exact one.
+        method: ``closed_form``, ``dense``, ``isotypic``, ``casimir``; matrix-free ``chebyshev`` (taper, exponential),
+            ``subspace`` (hard), ``cg`` (nearest); or ``None`` for the cheapest exact one, matrix-free last.
+        tolerance: of the matrix-free methods, relative to the weight.
 
     Raises:
         ArgumentError: not exactly one dial, a value out of range, an unknown response or method.
         BudgetError: a threshold or error that only the zero weight reaches; it names the smallest possible one.
+        ToleranceError: a matrix-free method did not reach its tolerance.
 
     Cost: O(d^3) once (O(d) per group element for ``isotypic``), O(d^2) per weight and call.
     Source: paper A, Claim 1 and section 3; theory 2 and 4.
     """
-    return _build(Constraint.invariants(rep), response, Dial.of(softness, threshold, max_error), method)
+    return _build(Constraint.invariants(rep), response, Dial.of(softness, threshold, max_error), method, tolerance)
 
 
 def equivariant_filter(
@@ -333,7 +312,8 @@ def equivariant_filter(
     threshold: float | None = None,
     max_error: float | None = None,
     response: str = "nearest",
-    method: Method | None = None,
+    method: str | None = None,
+    tolerance: float = TOLERANCE,
 ) -> Filter:
     """The filter of equivariant weights ``W`` (``W rho_in(g) = rho_out(g) W``); acts on the last axes (out, in).
 
@@ -341,4 +321,4 @@ def equivariant_filter(
     once, O(d d' (d + d')) per weight and call.
     """
     constraint = Constraint.equivariants(rep_in, rep_out)
-    return _build(constraint, response, Dial.of(softness, threshold, max_error), method)
+    return _build(constraint, response, Dial.of(softness, threshold, max_error), method, tolerance)

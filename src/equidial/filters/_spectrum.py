@@ -1,33 +1,30 @@
 """Spectra of the constraint map: singular values of ``L`` and the filters that they allow.
 
-A spectrum knows the distinct singular values ``sigma_1 < .. < sigma_K`` (whole clusters: numerically equal
+A full spectrum knows the distinct singular values ``sigma_1 < .. < sigma_K`` (whole clusters: numerically equal
 values are never parted) with their multiplicities, and splits any weight into its components ``P_k W``. All
-filters are ``sum_k f_k P_k W``. Three ways to get there, chosen by :func:`build_spectrum`:
+filters are ``sum_k f_k P_k W``. Ways to get there, chosen by :mod:`equidial.filters._choice`:
 
 * ``closed_form``: all generators diagonal in unitary bases of X and Y: ``f(|lambda_Y,j - lambda_X,k|)`` entry by
   entry (theory 2). Cost O(d^3) once, four products per call. A single invariant space uses one real basis.
 * ``dense``: the SVD of the matrix of ``L``. Cost O(dim^3) once; any generators, small spaces.
 * ``isotypic``: sums over a finite group with its characters; nothing of size ``d x d`` is formed.
+* ``casimir``: polynomials in the Gram operator, where its few eigenvalues are known (:mod:`._casimir`).
+* matrix-free, where no full spectrum is known (:mod:`._matrix_free`).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal
 
 import torch
 
-from equidial.errors import ArgumentError, explain
 from equidial.filters._constraint import Constraint
-from equidial.representations import DirectSum, Eigenbasis, map_blocks
+from equidial.representations import Eigenbasis, map_blocks
 
-Method = Literal["closed_form", "dense", "isotypic"]
-
-DENSE_LIMIT = 1024
-"""Largest dimension of the weight space at which the dense method is chosen unasked."""
-
-_DENSE_MEMORY = 4 * 2**30  # bytes that an explicit method="dense" may take
+Method = Literal["closed_form", "dense", "isotypic", "casimir", "chebyshev", "subspace", "cg"]
+"""How components are computed; the last three are matrix-free, see :mod:`equidial.filters._matrix_free`."""
 
 
 def cluster(sigma: torch.Tensor, constraint: Constraint) -> tuple[torch.Tensor, torch.Tensor]:
@@ -65,16 +62,24 @@ class Spectrum(ABC):
         self._cache: dict[tuple[torch.device, torch.dtype], tuple[torch.Tensor, ...]] = {}
 
     @abstractmethod
-    def analyse(self, weight: torch.Tensor) -> torch.Tensor:
-        """Coefficients of a float32 or float64 weight; linear and norm-preserving."""
+    def analyse(self, weight: torch.Tensor) -> Any:
+        """Coefficients of a float32 or float64 weight, linear in it; only this class reads them."""
 
     @abstractmethod
-    def energies(self, coefficients: torch.Tensor) -> torch.Tensor:
+    def energies(self, coefficients: Any) -> torch.Tensor:
         """``||P_k W||^2`` for each cluster, ``[K]``, over all copies."""
 
     @abstractmethod
-    def synthesise(self, coefficients: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    def synthesise(self, coefficients: Any, factors: torch.Tensor) -> torch.Tensor:
         """``sum_k factors[k] P_k W`` as a weight."""
+
+    def smallest_sigma(self) -> float:
+        """The smallest singular value; 0 where the space holds exactly symmetric weights."""
+        return float(self.sigma[0])
+
+    def defect_norm(self, weight: torch.Tensor) -> float:
+        """``||L W||_F`` in float64."""
+        return self.constraint.defect_norm(weight)
 
     @abstractmethod
     def _build_tensors(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]: ...
@@ -229,87 +234,3 @@ class IsotypicSpectrum(Spectrum):
 
     def _build_tensors(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         return (self.coefficients.to(device, dtype),)
-
-
-def build_spectrum(constraint: Constraint, method: Method | None = None) -> Spectrum:
-    """The spectrum of a constraint by the cheapest exact method, or by the one asked for.
-
-    Order of choice: closed form where both representations declare eigenbases, dense up to a weight space of
-    ``DENSE_LIMIT`` dimensions, isotypic sums of a finite group. Raises ``ArgumentError`` where none applies, where
-    the method asked for does not, or where the dense one would not fit in memory.
-    """
-    if method is not None and method not in get_args(Method):
-        raise ArgumentError(explain(f"a method out of {get_args(Method)}", repr(method), "or None to choose"))
-    basis_in, basis_out = constraint.rep_in.eigenbasis(), constraint.rep_out.eigenbasis()
-    commuting = basis_in is not None and basis_out is not None
-    # residual letters are no elements of the group, so that its characters do not know them
-    residual = constraint.rep_in.residual_generators() or constraint.rep_out.residual_generators()
-    finite = not residual and constraint.group.is_finite and constraint.group.isotypic_components() is not None
-    if method is None:
-        if commuting:
-            method = "closed_form"
-        elif constraint.dim <= DENSE_LIMIT:
-            method = "dense"
-        elif finite:
-            method = "isotypic"
-        else:
-            raise ArgumentError(
-                explain(
-                    "generators with a known common eigenbasis, a finite group, or a weight space of at most "
-                    f"{DENSE_LIMIT} dimensions",
-                    f"{constraint.name} with {constraint.dim} dimensions",
-                    "use a finite group, a smaller grid, or method='dense'",
-                )
-            )
-    if method == "closed_form":
-        if basis_in is None or basis_out is None:
-            raise _unavailable(method, constraint, "declares no common eigenbasis of its generators", "dense")
-        return _closed_form(constraint, basis_in, basis_out)
-    if method == "isotypic":
-        if not finite:
-            raise _unavailable(
-                method,
-                constraint,
-                "has no finite group with a character table that acts exactly",
-                "closed_form",
-            )
-        return IsotypicSpectrum(constraint)
-    need = 8 * constraint.dim**2 * (2 * max(len(constraint.letters), 1) + 1)
-    if need > _DENSE_MEMORY:
-        raise ArgumentError(
-            explain(
-                f"a dense constraint of at most {_DENSE_MEMORY / 2**30:.0f} GiB",
-                f"{need / 2**30:.1f} GiB for {constraint.name} ({constraint.dim} dimensions)",
-                "use method='closed_form' or 'isotypic'",
-            )
-        )
-    _, found, vh = torch.linalg.svd(constraint.dense(), full_matrices=True)
-    sigma = torch.zeros(constraint.dim, dtype=torch.float64)
-    sigma[: len(found)] = found[: constraint.dim]
-    return BasisSpectrum(constraint, vh.mT.contiguous(), sigma, "dense")
-
-
-def _closed_form(constraint: Constraint, basis_in: Eigenbasis, basis_out: Eigenbasis) -> Spectrum:
-    square = torch.zeros(constraint.rep_out.dim, constraint.rep_in.dim, dtype=torch.float64)
-    rows = len(basis_in.values)
-    for i, letter in enumerate(constraint.letters):
-        if i < rows:
-            on_input, on_output = basis_in.values[i], basis_out.values[i]
-        else:
-            on_input = basis_in.residuals.get(letter.name, torch.ones(constraint.rep_in.dim))
-            on_output = basis_out.residuals.get(letter.name, torch.ones(constraint.rep_out.dim))
-        square += ((on_output[:, None] - on_input[None, :]).abs() / letter.length).square()
-    sigma = square.sqrt()
-    if constraint.invariant and basis_in.paired and not isinstance(constraint.rep_in, DirectSum):
-        return BasisSpectrum(constraint, basis_in.real_basis(), sigma[0], "closed_form")
-    return TwoSidedSpectrum(constraint, basis_in, basis_out, sigma)
-
-
-def _unavailable(method: str, constraint: Constraint, why: str, other: str) -> ArgumentError:
-    return ArgumentError(
-        explain(
-            f"a constraint that method={method!r} can treat",
-            f"{constraint.name}, which {why}",
-            f"use method={other!r}, or None to let the library choose",
-        )
-    )

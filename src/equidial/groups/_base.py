@@ -6,11 +6,28 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from equidial.errors import ArgumentError, GroupActionError, explain
+
+
+class Exp(NamedTuple):
+    """A piece of a word: ``exp(sum_i t_i A_i)``."""
+
+    t: tuple[float, ...]
+
+
+class Power(NamedTuple):
+    """A piece of a word: the discrete generator with this index, ``exponent`` times (negative: its inverse)."""
+
+    letter: int
+    exponent: int
+
+
+Word = tuple[Exp | Power, ...]
+"""An element as a product of pieces, the last one acting first."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +73,16 @@ class GroupElement:
 
 @dataclass(frozen=True)
 class DiscreteGenerator:
-    """A letter ``s`` of the words that write a group, with its length ``|s|`` (the unit of its defect)."""
+    """A letter ``s`` of the words that write a group, with its length ``|s|`` (the unit of its defect).
+
+    ``on_invariants``: the constraint applies it to the vectors that the connected part of the group keeps, and to
+    them only. The mirrors of O(n), n even, are no finite set closed under conjugation, so that one of them alone
+    would split irreducible spaces; on what SO(n) keeps, all mirrors act alike (theory 1).
+    """
 
     element: GroupElement
     length: float
+    on_invariants: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +115,88 @@ class Group(ABC):
     @abstractmethod
     def radius(self) -> float:
         """``sup_g g.distance()``; ``math.inf`` for a non-compact group."""
+
+    @property
+    def is_compact(self) -> bool:
+        """Whether the radius is finite, so that a bound speaks of the whole group."""
+        return math.isfinite(self.radius)
+
+    @property
+    def sample_radius(self) -> float:
+        """Radius of the set that :meth:`sample` draws from: the group's, or a declared one if that is infinite."""
+        return self.radius
+
+    @property
+    def is_stable(self) -> bool:
+        """Whether spectral subspaces of the constraint are stable under the group (theory 1).
+
+        True for compact groups whose Lie basis is orthonormal for an invariant inner product and whose discrete
+        generators are closed under conjugation up to inverses.
+        """
+        return self.is_compact
+
+    @property
+    def natural_dim(self) -> int | None:
+        """Size of the matrices of the natural representation, ``None`` where the group has none."""
+        return None
+
+    def natural_matrix(self, value: Any) -> torch.Tensor:
+        """The matrix of an element in the natural representation, ``[n, n]`` float64."""
+        raise self._no_natural()
+
+    def natural_generators(self) -> torch.Tensor:
+        """The Lie generators in the natural representation, ``[lie_dim, n, n]`` float64."""
+        if self.lie_dim == 0 and self.natural_dim is not None:
+            return torch.zeros(0, self.natural_dim, self.natural_dim, dtype=torch.float64)
+        raise self._no_natural()
+
+    def _no_natural(self) -> GroupActionError:
+        return GroupActionError(
+            explain(
+                "a group of matrices for the vector representation",
+                self.name,
+                "use Trivial, Regular or Pixels with this group",
+            )
+        )
+
+    def structure_constants(self) -> torch.Tensor:
+        """``f`` with ``[A_i, A_j] = sum_k f_ijk A_k``, ``[n, n, n]`` float64.
+
+        Raises ``ArgumentError`` where the generators do not close under the bracket.
+        """
+        n = self.lie_dim
+        if n <= 1:
+            return torch.zeros(n, n, n, dtype=torch.float64)
+        return bracket_coefficients(self.natural_generators(), self.name)
+
+    def tensor_spectrum(self, order: int) -> dict[float, int] | None:
+        """Eigenvalues ``sigma^2`` of the Gram operator on ``order``-fold tensors of natural vectors.
+
+        With multiplicities, whole (they sum to ``n^order``); ``None`` where the group does not know them.
+        """
+        return None
+
+    @property
+    def connected(self) -> Group:
+        """The group of the same matrices that the Lie generators alone generate; the group itself by default."""
+        return self
+
+    def word(self, value: Any) -> Word:
+        """The element as a product of exponentials and discrete generators.
+
+        Raises ``GroupActionError`` where none is known.
+        """
+        raise GroupActionError(
+            explain(f"an element of {self.name} as a word in its generators", repr(value), "compose it of generators")
+        )
+
+    def length_of_word(self, word: Word) -> float:
+        """Sum of ``||t||`` over exponentials and of lengths over letters."""
+        letters = self.discrete_generators()
+        return sum(
+            math.hypot(*piece.t) if isinstance(piece, Exp) else abs(piece.exponent) * letters[piece.letter].length
+            for piece in word
+        )
 
     @property
     def lie_dim(self) -> int:
@@ -174,6 +279,14 @@ class Group(ABC):
         """Whether an element of ``other`` determines one of this group, so that it can act wherever this does."""
         return self == other
 
+    def __mul__(self, other: Group) -> Group:
+        """The direct product."""
+        if not isinstance(other, Group):
+            return NotImplemented
+        from equidial.groups._product import Product  # a product is a group: the only way round is at run time
+
+        return Product((self, other))
+
     def __repr__(self) -> str:
         return self.name
 
@@ -182,6 +295,26 @@ def check_count(n: int) -> None:
     """Raise ``ArgumentError`` unless ``n`` is a number of samples."""
     if not isinstance(n, int) or n < 0:
         raise ArgumentError(explain("a number of samples n >= 0", repr(n), "pass a non-negative integer"))
+
+
+def bracket_coefficients(generators: torch.Tensor, name: str) -> torch.Tensor:
+    """``f`` with ``[A_i, A_j] = sum_k f_ijk A_k`` by least squares; raises ``ArgumentError`` where that fails."""
+    n, d, _ = generators.shape
+    products = generators[:, None] @ generators[None, :]
+    brackets = (products - products.transpose(0, 1)).reshape(n * n, d * d)
+    basis = generators.reshape(n, d * d).mT
+    f = torch.linalg.lstsq(basis, brackets.mT, driver="gelsd").solution
+    missed = float((basis @ f - brackets.mT).abs().max())
+    scale = max(float(generators.abs().max()) ** 2, 1e-300)
+    if missed > 1e-9 * scale:
+        raise ArgumentError(
+            explain(
+                f"generators of {name} whose span is closed under the bracket",
+                f"a bracket that leaves it by {missed:.2e}",
+                "add the missing generators, or check their entries",
+            )
+        )
+    return f.mT.reshape(n, n, n)
 
 
 def rotation_matrix(angle: float) -> torch.Tensor:

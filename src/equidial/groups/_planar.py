@@ -1,4 +1,4 @@
-"""Groups of rotations and mirrors of the plane: C(n), D(n), SO(2), Flip.
+"""Groups of rotations and mirrors of the plane: the contract, and the finite ones C(n), D(n), Flip.
 
 Convention: ``x`` to the right, ``y`` up, angles in radians, counterclockwise, origin at the centre of the grid.
 An element is ``R(angle) M^reflected`` with ``M = diag(-1, 1)``, the left-right mirror.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +19,8 @@ from equidial.groups._base import (
     Group,
     GroupElement,
     IsotypicComponent,
+    Power,
+    Word,
     check_count,
     rotation_matrix,
 )
@@ -36,6 +37,20 @@ class PlanarGroup(Group):
     @abstractmethod
     def angle_and_mirror(self, value: Any) -> tuple[float, bool]:
         """``(angle, reflected)`` of an element, which acts as ``R(angle) M^reflected``."""
+
+    @property
+    def natural_dim(self) -> int:
+        """2: vectors ``(x, y)``."""
+        return 2
+
+    def natural_matrix(self, value: Any) -> torch.Tensor:
+        """The 2 x 2 matrix of the element."""
+        return self.planar_matrix(GroupElement(self, value))
+
+    def natural_generators(self) -> torch.Tensor:
+        """``[[0, -1], [1, 0]]`` where the group holds all rotations, else none."""
+        turn = torch.tensor([[[0.0, -1.0], [1.0, 0.0]]], dtype=torch.float64)
+        return turn[: self.lie_dim]
 
     def planar_matrix(self, g: GroupElement) -> torch.Tensor:
         """The 2 x 2 matrix of ``g`` on column vectors ``(x, y)``, float64."""
@@ -125,6 +140,11 @@ class C(FinitePlanarGroup):
         """The angle turned, at most pi."""
         return min(a, self.n - a) * 2 * math.pi / self.n
 
+    def word(self, value: int) -> Word:
+        """A power of the step, the short way round."""
+        steps = value if 2 * value <= self.n else value - self.n
+        return (Power(0, steps),) if value else ()
+
     def angle_and_mirror(self, value: int) -> tuple[float, bool]:
         """``(2 pi k / n, False)``."""
         return 2 * math.pi * value / self.n, False
@@ -197,6 +217,13 @@ class D(FinitePlanarGroup):
     def distance_of_value(self, a: tuple[int, int]) -> float:
         """pi for a mirror, the angle turned for a rotation."""
         return math.pi if a[1] else min(a[0], self.n - a[0]) * 2 * math.pi / self.n
+
+    def word(self, value: tuple[int, int]) -> Word:
+        """A power of the rotation, or one mirror."""
+        k, f = value
+        if f:
+            return (Power(k + (1 if self.n > 1 else 0), 1),)
+        return (Power(0, k if 2 * k <= self.n else k - self.n),) if k else ()
 
     def angle_and_mirror(self, value: tuple[int, int]) -> tuple[float, bool]:
         """``(2 pi k / n, f)``."""
@@ -282,6 +309,10 @@ class Flip(FinitePlanarGroup):
         """0 or pi."""
         return math.pi * a
 
+    def word(self, value: int) -> Word:
+        """The mirror, or nothing."""
+        return (Power(0, 1),) if value else ()
+
     def angle_and_mirror(self, value: int) -> tuple[float, bool]:
         """The top-bottom mirror is the left-right one followed by a half turn."""
         return (math.pi if value and self.axis == "vertical" else 0.0), bool(value)
@@ -292,82 +323,3 @@ class Flip(FinitePlanarGroup):
             IsotypicComponent("even", (0.5, 0.5), 0.0),
             IsotypicComponent("odd", (0.5, -0.5), 2 / math.pi),
         )
-
-
-@dataclass(frozen=True, repr=False)
-class SO2(PlanarGroup):
-    """Rotations of the plane; the coordinate is the angle in ``(-pi, pi]``. One Lie generator, radius pi."""
-
-    @property
-    def name(self) -> str:
-        """``"SO2"``."""
-        return "SO2"
-
-    @property
-    def order(self) -> None:
-        """Infinite."""
-        return None
-
-    @property
-    def radius(self) -> float:
-        """pi."""
-        return math.pi
-
-    @property
-    def lie_dim(self) -> int:
-        """1."""
-        return 1
-
-    def identity(self) -> GroupElement:
-        """The rotation by 0."""
-        return GroupElement(self, 0.0)
-
-    def element(self, value: float) -> GroupElement:
-        """The rotation by ``value`` radians."""
-        return GroupElement(self, _wrap(float(value)))
-
-    def exp(self, t: float | Sequence[float] | torch.Tensor) -> GroupElement:
-        """The rotation by ``t`` radians, counterclockwise."""
-        values = torch.as_tensor(t, dtype=torch.float64).reshape(-1)
-        if values.numel() != 1:
-            raise ArgumentError(explain("one Lie coordinate", f"{values.numel()} of them", "pass one angle"))
-        return self.element(float(values[0]))
-
-    def discrete_generators(self) -> tuple[DiscreteGenerator, ...]:
-        """None."""
-        return ()
-
-    def sample(self, n: int, generator: torch.Generator | None = None) -> list[GroupElement]:
-        """``n`` angles, uniform on ``(-pi, pi]`` (the Haar measure)."""
-        check_count(n)
-        uniform = torch.rand(n, generator=generator, dtype=torch.float64)
-        return [self.element(math.pi - 2 * math.pi * float(u)) for u in uniform]
-
-    def compose_values(self, a: float, b: float) -> float:
-        """Angles add modulo a full turn."""
-        return _wrap(a + b)
-
-    def invert_value(self, a: float) -> float:
-        """The angle changes sign."""
-        return _wrap(-a)
-
-    def distance_of_value(self, a: float) -> float:
-        """``|angle|``."""
-        return abs(a)
-
-    def angle_and_mirror(self, value: float) -> tuple[float, bool]:
-        """``(angle, False)``."""
-        return value, False
-
-
-def SO(n: int) -> SO2:
-    """The special orthogonal group SO(n); this version has n = 2."""
-    if n != 2:
-        raise ArgumentError(explain("SO(2)", f"SO({n!r})", "this version has the rotations of the plane only"))
-    return SO2()
-
-
-def _wrap(angle: float) -> float:
-    """The angle in ``(-pi, pi]``."""
-    wrapped = math.remainder(angle, 2 * math.pi)
-    return math.pi if wrapped == -math.pi else wrapped

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from equidial.errors import ArgumentError, explain
-from equidial.groups._base import DiscreteGenerator, Group, GroupElement, check_count
+from equidial.groups._base import DiscreteGenerator, Group, GroupElement, Power, Word, check_count
 
 
 @dataclass(frozen=True, repr=False)
@@ -43,6 +43,16 @@ class Shift(Group):
     def order(self) -> int | None:
         """Product of the periods, ``None`` for ``Z^dims``."""
         return None if self.period is None else math.prod(self.period)
+
+    @property
+    def sample_radius(self) -> float:
+        """The radius; ``16 dims`` for ``Z^dims``."""
+        return self.radius if self.period is not None else 16.0 * self.dims
+
+    @property
+    def is_stable(self) -> bool:
+        """Shifts commute, so that every set of steps is closed under conjugation."""
+        return True
 
     @property
     def radius(self) -> float:
@@ -99,6 +109,13 @@ class Shift(Group):
         if self.period is None:
             return float(sum(abs(x) for x in a))
         return float(sum(min(x % p, -x % p) for x, p in zip(a, self.period, strict=True)))
+
+    def word(self, value: tuple[int, ...]) -> Word:
+        """Powers of the steps, axis by axis, the short way round."""
+        steps = value
+        if self.period is not None:
+            steps = tuple(v if 2 * v <= p else v - p for v, p in zip(value, self.period, strict=True))
+        return tuple(Power(axis, step) for axis, step in enumerate(steps) if step)
 
     def common_quotient(self, other: Group) -> Group:
         """Cyclic shifts whose periods are multiples of both."""

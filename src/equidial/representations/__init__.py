@@ -8,59 +8,37 @@
 
 from __future__ import annotations
 
-import re
-
-from equidial.errors import ArgumentError, explain
-from equidial.groups import Group
 from equidial.representations._base import DirectSum, Eigenbasis, Representation, ResidualGenerator
 from equidial.representations._circle import CircleBasis, pixel_coordinates
 from equidial.representations._elementary import Trivial, Vector
-from equidial.representations._maps import LinearMap, map_blocks
+from equidial.representations._maps import FunctionMap, LinearMap, SparseMap, map_blocks
+from equidial.representations._matrices import FactorRepresentation, MatrixRepresentation
 from equidial.representations._pixels import Pixels
+from equidial.representations._regular import Regular
+from equidial.representations._tensor import Dual, Hom, Tensor, TensorProduct
+from equidial.representations._text import parse, tokens
 
 __all__ = [
     "CircleBasis",
     "DirectSum",
+    "Dual",
     "Eigenbasis",
+    "FactorRepresentation",
+    "FunctionMap",
+    "Hom",
     "LinearMap",
+    "MatrixRepresentation",
     "Pixels",
+    "Regular",
     "Representation",
     "ResidualGenerator",
+    "SparseMap",
+    "Tensor",
+    "TensorProduct",
     "Trivial",
     "Vector",
     "map_blocks",
     "parse",
     "pixel_coordinates",
+    "tokens",
 ]
-
-_TERM = re.compile(r"(?:(?P<copies>\d+)\s*\*\s*)?(?P<name>[A-Za-z]+)(?:\(\s*(?P<shape>\d+(?:\s*,\s*\d+)*)\s*,?\s*\))?")
-
-
-def parse(text: str, group: Group) -> Representation:
-    """The representation written ``"8*Vector + 4*Trivial"`` or ``"3*Pixels(14,14)"``, for this group.
-
-    Terms are joined by ``+``; each is ``[copies*]Trivial``, ``[copies*]Vector`` or ``[copies*]Pixels(h,w)``.
-    Raises ``ArgumentError`` for anything else.
-    """
-    rep: Representation | None = None
-    for part in text.split("+"):
-        match = _TERM.fullmatch(part.strip())
-        name = match["name"] if match else None
-        shape = match["shape"] if match else None
-        if match is None or name not in ("Trivial", "Vector", "Pixels") or (name == "Pixels") != (shape is not None):
-            raise ArgumentError(
-                explain(
-                    "terms '[copies*]Trivial', '[copies*]Vector' or '[copies*]Pixels(h,w)' joined by '+'",
-                    repr(text),
-                    "e.g. '8*Vector + 4*Trivial'",
-                )
-            )
-        if shape is not None:
-            term: Representation = Pixels(group, tuple(int(n) for n in shape.split(",")))
-        else:
-            term = Vector(group) if name == "Vector" else Trivial(group)
-        if match["copies"]:
-            term = int(match["copies"]) * term
-        rep = term if rep is None else rep + term
-    assert rep is not None
-    return rep

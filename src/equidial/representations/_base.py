@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 
-from equidial.errors import ArgumentError, explain
+from equidial.errors import ArgumentError, GroupActionError, explain
 from equidial.groups import Group, GroupElement
 from equidial.representations._maps import BlockDiagonalMap, LinearMap, identity_map
 
@@ -98,6 +99,56 @@ class Representation(ABC):
     def map_of(self, g: GroupElement) -> LinearMap:
         """``rho(g)`` as a linear map."""
 
+    @property
+    def is_orthogonal(self) -> bool:
+        """Whether every element acts by an orthogonal matrix (generators skew)."""
+        return True
+
+    @property
+    def growth(self) -> float:
+        """``m >= 0`` with ``||exp(sum t_i A_i)|| <= e^(m ||t||)``; 0 for orthogonal actions (theory 4).
+
+        One generator: the largest eigenvalue of its symmetric part in absolute value; several: the root of the sum of
+        their squares (Cauchy-Schwarz), an upper bound.
+        """
+        if self.is_orthogonal:
+            return 0.0
+        total = 0.0
+        for a in self.generators():
+            dense = a.to_dense()
+            size = float(torch.linalg.matrix_norm((dense + dense.mT) / 2, ord=2))
+            total += (size * (1 + self.dim * torch.finfo(torch.float64).eps)) ** 2
+        return math.sqrt(total)
+
+    @property
+    def dual(self) -> Representation:
+        """``rho*(g) = rho(g^-1)^T``; the representation itself where it is orthogonal."""
+        if self.is_orthogonal:
+            return self
+        from equidial.representations._tensor import Dual  # built on this class: known at run time only
+
+        return Dual(self)
+
+    @property
+    def connected(self) -> Representation:
+        """The same space under :attr:`Group.connected`, the connected part of the group."""
+        if self.group.connected == self.group:
+            return self
+        raise GroupActionError(
+            explain(
+                f"a representation that restricts to {self.group.connected.name}",
+                repr(self),
+                f"build it on {self.group.connected.name}",
+            )
+        )
+
+    def tensor_orders(self) -> Mapping[int, int] | None:
+        """How many copies of each tensor power of the natural representation this is, ``{order: copies}``.
+
+        ``None`` where it is no sum of tensor powers, or where duals differ. Groups know the spectra of tensor powers.
+        """
+        return None
+
     def act(self, g: GroupElement, x: torch.Tensor) -> torch.Tensor:
         """``rho(g) x`` on the last axis of ``x`` (``[..., dim]``), in the dtype of ``x``.
 
@@ -163,6 +214,14 @@ class Representation(ABC):
         if not isinstance(other, Representation):
             return NotImplemented
         return DirectSum(_terms(self) + _terms(other))
+
+    def __matmul__(self, other: Representation) -> Representation:
+        """The tensor product ``X (x) Y``, row-major: index ``i dim(Y) + j``."""
+        if not isinstance(other, Representation):
+            return NotImplemented
+        from equidial.representations._tensor import tensor_product  # built on this class: known at run time only
+
+        return tensor_product(self, other)
 
     def __rmul__(self, copies: int) -> Representation:
         if isinstance(copies, bool) or not isinstance(copies, int):
@@ -281,6 +340,37 @@ class DirectSum(Representation):
             {name: torch.cat(parts) for name, parts in residuals.items()},
             paired=all(basis is not None and basis.paired for _, basis in bases),
         )
+
+    @property
+    def is_orthogonal(self) -> bool:
+        """Whether every term is."""
+        return all(rep.is_orthogonal for _, rep in self.terms)
+
+    @property
+    def growth(self) -> float:
+        """The largest of the terms'."""
+        return max(rep.growth for _, rep in self.terms)
+
+    @property
+    def dual(self) -> Representation:
+        """Term by term."""
+        return self if self.is_orthogonal else DirectSum(tuple((copies, rep.dual) for copies, rep in self.terms))
+
+    @property
+    def connected(self) -> Representation:
+        """Term by term."""
+        return DirectSum(tuple((copies, rep.connected) for copies, rep in self.terms))
+
+    def tensor_orders(self) -> Mapping[int, int] | None:
+        """Sums of the terms'."""
+        total: Counter[int] = Counter()
+        for copies, rep in self.terms:
+            found = rep.tensor_orders()
+            if found is None:
+                return None
+            for order, count in found.items():
+                total[order] += copies * count
+        return dict(total)
 
     @property
     def is_permutation(self) -> bool:

@@ -1,16 +1,18 @@
-"""The trivial representation and the vectors of the plane."""
+"""The trivial and the natural representation."""
 
 from __future__ import annotations
 
 import cmath
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 
-from equidial.errors import GroupActionError, explain
-from equidial.groups import SO2, C, Flip, Group, GroupElement, PlanarGroup, Shift
+from equidial.groups import SO2, C, Flip, Group, GroupElement, Permutation, Shift
 from equidial.representations._base import Eigenbasis, Representation
-from equidial.representations._maps import DenseMap, LinearMap, identity_map, zero_map
+from equidial.representations._eigen import joint_eigenbasis
+from equidial.representations._maps import DenseMap, LinearMap, PermutationMap, identity_map, zero_map
 
 
 @dataclass(frozen=True, repr=False)
@@ -57,27 +59,35 @@ class Trivial(Representation):
         """Trivially."""
         return True
 
+    @property
+    def connected(self) -> Trivial:
+        """Trivial too."""
+        return Trivial(self.group.connected)
+
+    def tensor_orders(self) -> dict[int, int]:
+        """``{0: 1}``."""
+        return {0: 1}
+
 
 @dataclass(frozen=True, repr=False)
 class Vector(Representation):
-    """Column vectors ``(x, y)`` of the plane, ``x`` right, ``y`` up; raises ``GroupActionError`` for shifts."""
+    """The natural representation: column vectors on which the group acts by its own matrices.
+
+    Planar groups: ``(x, y)``, ``x`` right, ``y`` up. SO(n), O(n): R^n. Lorentz: ``(t, x, y, z)``. SE2: ``(x, y, 1)``.
+    Scale: the plane, magnified. Permutation(n): R^n, coordinates permuted. Raises ``GroupActionError`` for a group
+    without natural matrices (shifts, translations, products).
+    """
 
     group: Group
 
     def __post_init__(self) -> None:
-        if not isinstance(self.group, PlanarGroup):
-            raise GroupActionError(
-                explain(
-                    "a group of matrices (C(n), D(n), SO(2), Flip) for the vector representation",
-                    self.group.name,
-                    "use Trivial or Pixels with this group",
-                )
-            )
+        if self.group.natural_dim is None:
+            self.group.natural_generators()  # raises and says why
 
     @property
     def dim(self) -> int:
-        """2."""
-        return 2
+        """Size of the matrices."""
+        return self.group.natural_dim or 0
 
     @property
     def name(self) -> str:
@@ -85,27 +95,49 @@ class Vector(Representation):
         return "Vector"
 
     def generators(self) -> tuple[LinearMap, ...]:
-        """``[[0, -1], [1, 0]]`` for SO(2)."""
+        """The Lie algebra basis of the group."""
         if self.group.lie_dim == 0:
             return ()
-        return (DenseMap(torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)),)
+        return tuple(DenseMap(a) for a in self.group.natural_generators())
 
     def discrete_generators(self) -> tuple[LinearMap, ...]:
-        """Rotation and mirror matrices."""
+        """The matrices of the letters."""
         return tuple(self.map_of(s.element) for s in self.group.discrete_generators())
 
     def map_of(self, g: GroupElement) -> LinearMap:
-        """The 2 x 2 matrix of ``g``."""
-        assert isinstance(self.group, PlanarGroup)
-        return DenseMap(self.group.planar_matrix(g))
+        """The matrix of ``g``; a gather for permutations."""
+        if isinstance(self.group, Permutation):
+            return PermutationMap(torch.tensor(g.inverse().value))
+        return DenseMap(self.group.natural_matrix(g.value))
+
+    @cached_property
+    def is_orthogonal(self) -> bool:
+        """Whether generators are skew and letters orthogonal."""
+        return is_orthogonal_set(
+            [a.to_dense() for a in self.generators()], [s.to_dense() for s in self.discrete_generators()]
+        )
+
+    @property
+    def is_permutation(self) -> bool:
+        """For Permutation(n)."""
+        return isinstance(self.group, Permutation)
 
     @property
     def rounding(self) -> float:
-        """Two roundings of cosines and sines."""
-        return 4 * torch.finfo(torch.float64).eps
+        """Roundings of cosines and sines, or of the exponential; 0 for permutations."""
+        return 0.0 if self.is_permutation else 4 * self.dim * torch.finfo(torch.float64).eps
+
+    @property
+    def connected(self) -> Vector:
+        """The same matrices."""
+        return Vector(self.group.connected)
+
+    def tensor_orders(self) -> dict[int, int] | None:
+        """``{1: 1}``."""
+        return {1: 1}
 
     def eigenbasis(self) -> Eigenbasis | None:
-        """``(1, -i) / sqrt2`` and its conjugate for rotations, the axes for a mirror, none for D(n)."""
+        """``(1, -i) / sqrt2`` and its conjugate for rotations of the plane, the axes for a mirror, else searched."""
         turned = torch.tensor([[1, 1], [-1j, 1j]], dtype=torch.complex128) / 2**0.5
         if isinstance(self.group, Flip):
             values = torch.diagonal(self.map_of(self.group.element(1)).to_dense())[None].to(torch.complex128)
@@ -117,4 +149,14 @@ class Vector(Representation):
             phases = [cmath.exp(1j * s.length) for s in letters]
             values = torch.tensor([[p, p.conjugate()] for p in phases], dtype=torch.complex128)
             return Eigenbasis(((1, turned),), values.reshape(len(letters), 2))
-        return None
+        return self._found_eigenbasis
+
+    @cached_property
+    def _found_eigenbasis(self) -> Eigenbasis | None:
+        return joint_eigenbasis(self)
+
+
+def is_orthogonal_set(generators: Sequence[torch.Tensor], letters: Sequence[torch.Tensor]) -> bool:
+    """Whether matrices of generators are skew and those of letters orthogonal, to 1e-12 of their size."""
+    skew = all(float((a + a.mT).abs().max()) <= 1e-12 * max(1.0, float(a.abs().max())) for a in generators)
+    return skew and all(float((s.mT @ s - torch.eye(len(s), dtype=s.dtype)).abs().max()) <= 1e-11 for s in letters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 
@@ -30,6 +31,13 @@ class LinearMap(ABC):
     @abstractmethod
     def trace(self) -> float:
         """The trace."""
+
+    def norm_bound(self) -> float:
+        """An upper bound of the spectral norm, rounding included."""
+        dense = self.to_dense()
+        # ||A||_2^2 <= ||A||_1 ||A||_inf, and never above the Frobenius norm
+        columns, rows = float(dense.abs().sum(0).max()), float(dense.abs().sum(1).max())
+        return min(math.sqrt(columns * rows), float(dense.norm())) * (1 + self.dim * torch.finfo(torch.float64).eps)
 
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
         """``A x`` for a vector ``[d]`` or a matrix ``[d, k]``."""
@@ -81,6 +89,154 @@ class PermutationMap(LinearMap):
         """The number of fixed points."""
         return float((self.index == torch.arange(self.dim)).sum())
 
+    def norm_bound(self) -> float:
+        """1."""
+        return 1.0
+
+
+class SparseMap(LinearMap):
+    """A sparse matrix, ``torch.sparse_coo`` or anything that becomes one; cost O(nonzeros) per vector."""
+
+    def __init__(self, matrix: torch.Tensor):
+        self.matrix = matrix.to(torch.float64).to_sparse_coo().coalesce()
+        self.dim = matrix.shape[0]
+
+    def on_last_axis(self, x: torch.Tensor) -> torch.Tensor:
+        """``x A^T``."""
+        flat = x.reshape(-1, self.dim)
+        return (self.matrix.to(device=x.device, dtype=x.dtype) @ flat.mT).mT.reshape(x.shape)
+
+    @property
+    def T(self) -> SparseMap:
+        """The transposed matrix."""
+        return SparseMap(self.matrix.t())
+
+    def trace(self) -> float:
+        """Sum of the entries on the diagonal."""
+        rows, columns = self.matrix.indices()
+        return float(self.matrix.values()[rows == columns].sum())
+
+    def norm_bound(self) -> float:
+        """``sqrt(||A||_1 ||A||_inf)``."""
+        size = torch.sparse_coo_tensor(self.matrix.indices(), self.matrix.values().abs(), self.shape)
+        sums = [float(torch.sparse.sum(size, dim=axis).to_dense().max()) for axis in (0, 1)]
+        return math.sqrt(sums[0] * sums[1]) * (1 + self.dim * torch.finfo(torch.float64).eps)
+
+
+class FunctionMap(LinearMap):
+    """A map given by functions on the last axis: itself and its transpose, with an upper bound of its norm."""
+
+    def __init__(
+        self,
+        dim: int,
+        function: Callable[[torch.Tensor], torch.Tensor],
+        transpose: Callable[[torch.Tensor], torch.Tensor],
+        norm: float,
+    ):
+        self.dim, self._function, self._transpose, self._norm = dim, function, transpose, float(norm)
+
+    def on_last_axis(self, x: torch.Tensor) -> torch.Tensor:
+        """The function."""
+        return self._function(x)
+
+    @property
+    def T(self) -> FunctionMap:
+        """The two functions swapped."""
+        return FunctionMap(self.dim, self._transpose, self._function, self._norm)
+
+    def trace(self) -> float:
+        """From the dense matrix; cost O(d) applications."""
+        return float(self.to_dense().trace())
+
+    def norm_bound(self) -> float:
+        """The bound given."""
+        return self._norm
+
+
+class ScaledMap(LinearMap):
+    """``factor A``."""
+
+    def __init__(self, inner: LinearMap, factor: float):
+        self.inner, self.factor, self.dim = inner, float(factor), inner.dim
+
+    def on_last_axis(self, x: torch.Tensor) -> torch.Tensor:
+        """The map, then the factor."""
+        return self.factor * self.inner.on_last_axis(x)
+
+    @property
+    def T(self) -> ScaledMap:
+        """Transposed, same factor."""
+        return ScaledMap(self.inner.T, self.factor)
+
+    def trace(self) -> float:
+        """Scaled."""
+        return self.factor * self.inner.trace()
+
+    def norm_bound(self) -> float:
+        """Scaled."""
+        return abs(self.factor) * self.inner.norm_bound()
+
+
+class _LegMap(LinearMap):
+    """A map of ``X_1 (x) .. (x) X_k`` (row-major, first factor slowest) made of one map per factor."""
+
+    def __init__(self, factors: Sequence[LinearMap]):
+        self.factors = tuple(factors)
+        self.dim = math.prod(f.dim for f in self.factors)
+
+    def _on_leg(self, i: int, x: torch.Tensor) -> torch.Tensor:
+        after = math.prod(f.dim for f in self.factors[i + 1 :])
+        legs = x.unflatten(-1, (-1, self.factors[i].dim, after))
+        moved = self.factors[i].on_last_axis(legs.movedim(-2, -1)).movedim(-1, -2)
+        return moved.reshape(x.shape)
+
+
+class KroneckerSum(_LegMap):
+    """``sum_i I (x) .. A_i .. (x) I``: a generator on a tensor product; nothing of size ``d x d`` is formed."""
+
+    def on_last_axis(self, x: torch.Tensor) -> torch.Tensor:
+        """One leg after the other; cost O(d sum_i d_i) per vector."""
+        out = self._on_leg(0, x)
+        for i in range(1, len(self.factors)):
+            out = out + self._on_leg(i, x)
+        return out
+
+    @property
+    def T(self) -> KroneckerSum:
+        """Legs transposed."""
+        return KroneckerSum([f.T for f in self.factors])
+
+    def trace(self) -> float:
+        """``sum_i tr(A_i) d / d_i``."""
+        return sum(f.trace() * (self.dim // f.dim) for f in self.factors)
+
+    def norm_bound(self) -> float:
+        """Sum over the legs."""
+        return sum(f.norm_bound() for f in self.factors)
+
+
+class KroneckerProduct(_LegMap):
+    """``A_1 (x) .. (x) A_k``: an element on a tensor product."""
+
+    def on_last_axis(self, x: torch.Tensor) -> torch.Tensor:
+        """One leg after the other."""
+        for i in range(len(self.factors)):
+            x = self._on_leg(i, x)
+        return x
+
+    @property
+    def T(self) -> KroneckerProduct:
+        """Legs transposed."""
+        return KroneckerProduct([f.T for f in self.factors])
+
+    def trace(self) -> float:
+        """Product of the traces."""
+        return math.prod(f.trace() for f in self.factors)
+
+    def norm_bound(self) -> float:
+        """Product over the legs."""
+        return math.prod(f.norm_bound() for f in self.factors)
+
 
 class BlockDiagonalMap(LinearMap):
     """``diag(A_1, .., A_1, A_2, ..)``: each block ``A_i`` stands ``copies_i`` times in a row."""
@@ -101,6 +257,10 @@ class BlockDiagonalMap(LinearMap):
     def trace(self) -> float:
         """Sum over the blocks."""
         return sum(copies * block.trace() for copies, block in self.blocks)
+
+    def norm_bound(self) -> float:
+        """The largest of the blocks'."""
+        return max(block.norm_bound() for _, block in self.blocks)
 
 
 def map_blocks(

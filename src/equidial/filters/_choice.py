@@ -1,0 +1,158 @@
+"""The one place that chooses how a constraint is decomposed, from its size, normality and response."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import torch
+
+from equidial.errors import ArgumentError, explain
+from equidial.filters._casimir import CasimirSpectrum, known_spectrum
+from equidial.filters._constraint import Constraint
+from equidial.filters._matrix_free import TOLERANCE, MatrixFreeSpectrum
+from equidial.filters._reflected import ReflectedSpectrum
+from equidial.filters._spectrum import BasisSpectrum, IsotypicSpectrum, Method, Spectrum, TwoSidedSpectrum
+from equidial.representations import DirectSum, Eigenbasis
+
+DENSE_LIMIT = 1024
+"""Largest dimension of the weight space at which the dense method is chosen unasked."""
+
+_SMALL = 256  # the same where the Casimir spectrum is known
+
+_DENSE_MEMORY = 4 * 2**30  # bytes that an explicit method="dense" may take
+
+_MATRIX_FREE = ("chebyshev", "subspace", "cg")
+
+
+def build_spectrum(
+    constraint: Constraint, method: str | None = None, tolerance: float = TOLERANCE
+) -> Spectrum | MatrixFreeSpectrum:
+    """The decomposition of a constraint by the cheapest exact method, or by the one asked for.
+
+    Order of choice: ``closed_form`` where all generators have a common eigenbasis (normal and commuting), ``dense``
+    up to a weight space of ``DENSE_LIMIT`` dimensions, ``isotypic`` sums of a finite group with a character table,
+    ``casimir`` where the eigenvalues of the Gram operator are known, else matrix-free: ``chebyshev`` for ``taper`` and
+    ``exponential``, ``subspace`` for ``hard`` and exact symmetry, ``cg`` for ``nearest``. What those lose is said in
+    :mod:`equidial.filters._matrix_free`. Raises ``ArgumentError`` where the method asked for cannot treat the
+    constraint, or where the dense one would not fit in memory.
+    """
+    if method is not None and method not in get_args(Method):
+        raise ArgumentError(explain(f"a method out of {get_args(Method)}", repr(method), "or None to choose"))
+    if method in _MATRIX_FREE:
+        _refuse_reflection(constraint, method)
+        return MatrixFreeSpectrum(constraint, tolerance, method)
+    letters = [letter for letter in constraint.letters if letter.on_invariants]
+    if letters:
+        inner = build_spectrum(constraint.connected, method, tolerance)
+        if isinstance(inner, MatrixFreeSpectrum):
+            _refuse_reflection(constraint, "a matrix-free method")
+            return inner
+        return ReflectedSpectrum(constraint, inner, letters[0]) if float(inner.sigma[0]) == 0 else inner
+    if method is None:
+        method = _choose(constraint)
+    if method == "closed_form":
+        found = _eigenbases(constraint)
+        if found is None:
+            raise _unavailable(method, constraint, "has generators without a common eigenbasis", "dense")
+        return _closed_form(constraint, *found)
+    if method == "isotypic":
+        if not _is_isotypic(constraint):
+            raise _unavailable(
+                method, constraint, "has no finite group with a character table that acts exactly", "closed_form"
+            )
+        return IsotypicSpectrum(constraint)
+    if method == "casimir":
+        known = known_spectrum(constraint)
+        if known is None:
+            raise _unavailable(
+                method, constraint, "is no sum of tensor powers of a group with a known Casimir spectrum", "dense"
+            )
+        return CasimirSpectrum(constraint, known)
+    if method == "dense":
+        return _dense(constraint)
+    return MatrixFreeSpectrum(constraint, tolerance)
+
+
+def _choose(constraint: Constraint) -> str:
+    if _eigenbases(constraint) is not None:
+        return "closed_form"
+    known = known_spectrum(constraint) is not None
+    if constraint.dim <= (_SMALL if known else DENSE_LIMIT):
+        return "dense"
+    if _is_isotypic(constraint):
+        return "isotypic"
+    return "casimir" if known else "matrix_free"
+
+
+def _eigenbases(constraint: Constraint) -> tuple[Eigenbasis, Eigenbasis] | None:
+    basis_in = constraint.rep_in.eigenbasis()
+    if basis_in is None:
+        return None
+    basis_out = constraint.rep_out.eigenbasis()
+    return None if basis_out is None else (basis_in, basis_out)
+
+
+def _is_isotypic(constraint: Constraint) -> bool:
+    # residual letters are no elements of the group, so that its characters do not know them
+    residual = constraint.rep_in.residual_generators() or constraint.rep_out.residual_generators()
+    group = constraint.group
+    return not residual and group.is_finite and group.isotypic_components() is not None and constraint.is_orthogonal
+
+
+def _refuse_reflection(constraint: Constraint, method: str) -> None:
+    if any(letter.on_invariants for letter in constraint.letters):
+        raise ArgumentError(
+            explain(
+                f"a group without a reflection that moves its connected part, for {method}",
+                constraint.name,
+                "use its connected part (SO2 for O2, SO(n) for O(n)), tensors of it, or method='dense'",
+            )
+        )
+
+
+def _dense(constraint: Constraint) -> Spectrum:
+    need = 8 * constraint.dim**2 * (2 * max(len(constraint.letters), 1) + 1)
+    if need > _DENSE_MEMORY:
+        raise ArgumentError(
+            explain(
+                f"a dense constraint of at most {_DENSE_MEMORY / 2**30:.0f} GiB",
+                f"{need / 2**30:.1f} GiB for {constraint.name} ({constraint.dim} dimensions)",
+                "use method=None to choose, 'closed_form', 'isotypic' or 'casimir', or a matrix-free one: "
+                "'chebyshev' (taper, exponential), 'subspace' (hard), 'cg' (nearest)",
+            )
+        )
+    matrix = constraint.dense()
+    if len(matrix) > 2 * constraint.dim:  # the triangular factor has the same right singular vectors
+        matrix = torch.linalg.qr(matrix, mode="r").R
+    elif len(matrix) < constraint.dim:
+        matrix = torch.cat([matrix, matrix.new_zeros(constraint.dim - len(matrix), constraint.dim)])
+    _, sigma, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return BasisSpectrum(constraint, vh.mT.contiguous(), sigma, "dense")
+
+
+def _closed_form(constraint: Constraint, basis_in: Eigenbasis, basis_out: Eigenbasis) -> Spectrum:
+    square = torch.zeros(constraint.rep_out.dim, constraint.rep_in.dim, dtype=torch.float64)
+    row = 0
+    for letter in constraint.letters:
+        named = letter.name in basis_in.residuals or letter.name in basis_out.residuals
+        if not named:
+            on_input, on_output = basis_in.values[row], basis_out.values[row]
+            row += 1
+        else:
+            on_input = basis_in.residuals.get(letter.name, torch.ones(constraint.rep_in.dim))
+            on_output = basis_out.residuals.get(letter.name, torch.ones(constraint.rep_out.dim))
+        square += ((on_output[:, None] - on_input[None, :]).abs() / letter.length).square()
+    sigma = square.sqrt()
+    if constraint.invariant and basis_in.paired and not isinstance(constraint.rep_in, DirectSum):
+        return BasisSpectrum(constraint, basis_in.real_basis(), sigma[0], "closed_form")
+    return TwoSidedSpectrum(constraint, basis_in, basis_out, sigma)
+
+
+def _unavailable(method: str, constraint: Constraint, why: str, other: str) -> ArgumentError:
+    return ArgumentError(
+        explain(
+            f"a constraint that method={method!r} can treat",
+            f"{constraint.name}, which {why}",
+            f"use method={other!r}, or None to let the library choose",
+        )
+    )

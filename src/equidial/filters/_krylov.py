@@ -1,0 +1,157 @@
+"""Lanczos and conjugate gradients with the Gram operator: the nearest certified weight without a spectrum."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from equidial.errors import ToleranceError, explain
+from equidial.filters._constraint import Constraint
+from equidial.filters._nearest import SHRINK, nearest_factors
+
+MAX_STEPS = 2000
+"""Largest dimension of a Krylov space."""
+
+
+@dataclass(frozen=True)
+class KrylovNearest:
+    """``W'`` with its multiplier ``mu`` (0: untouched, inf: the exactly symmetric part) and what made it."""
+
+    constraint: Constraint
+    weight: torch.Tensor
+    multiplier: float
+    threshold: float
+    budget: float
+    tolerance: float
+
+    def jacobian(self, direction: torch.Tensor) -> torch.Tensor:
+        """``(M^-1 - u u^T / (u^T z)) direction`` with ``z = (Q - beta^2) W'`` and ``u = M^-1 z``."""
+        beta2 = (self.threshold * (1 - SHRINK)) ** 2
+        z = self.constraint.gram(self.weight) - beta2 * self.weight
+        u = self._solve(z)
+        projected = self._solve(direction)
+        return projected - u * ((u * direction).sum() / (u * z).sum())
+
+    def _solve(self, right: torch.Tensor) -> torch.Tensor:
+        """``M^-1 right`` by conjugate gradients."""
+        beta2 = (self.threshold * (1 - SHRINK)) ** 2
+
+        def apply(x: torch.Tensor) -> torch.Tensor:
+            return x + self.multiplier * (self.constraint.gram(x) - beta2 * x)
+
+        x = torch.zeros_like(right)
+        residual = right.clone()
+        p = residual
+        square = float((residual * residual).sum())
+        limit = (self.tolerance * math.sqrt(square)) ** 2
+        for _ in range(MAX_STEPS):
+            if square <= limit:
+                return x
+            image = apply(p)
+            alpha = square / float((p * image).sum())
+            x = x + alpha * p
+            residual = residual - alpha * image
+            following = float((residual * residual).sum())
+            p = residual + (following / square) * p
+            square = following
+        raise _unreached("a gradient of the nearest weight", self.constraint, math.sqrt(square), self.tolerance)
+
+
+def krylov_nearest(
+    constraint: Constraint, matrices: torch.Tensor, threshold: float, budget: float, tolerance: float
+) -> KrylovNearest:
+    """The projection of ``W`` on ``||L W'|| <= beta ||W'||`` (or ``<= budget``) in the Krylov space of ``Q`` and ``W``.
+
+    In that space ``Q`` is a tridiagonal matrix whose eigenvalues (Ritz values) play the singular values, with the
+    energies of ``W`` on them, so the root is the one of the full problem restricted to it: the bound holds exactly, and
+    the distance converges from above. Stops when the residual ``||M W' - W||`` is below ``tolerance ||W||``.
+    """
+    norm = float(matrices.norm())
+    if norm == 0:
+        return KrylovNearest(constraint, matrices, 0.0, threshold, budget, tolerance)
+    if threshold == 0 and budget == 0:
+        return KrylovNearest(
+            constraint, krylov_null(constraint, matrices, tolerance), math.inf, threshold, budget, tolerance
+        )
+    work = matrices.to(torch.float64)
+    shape = work.shape
+    vectors = [work.flatten() / norm]
+    alpha: list[float] = []
+    off: list[float] = []
+    residual = math.inf
+    size = constraint.dim if matrices.numel() == constraint.dim else matrices.numel()
+    for step in range(1, min(MAX_STEPS, size) + 1):
+        image = constraint.gram(vectors[-1].reshape(shape)).flatten()
+        alpha.append(float(vectors[-1] @ image))
+        basis = torch.stack(vectors)
+        for _ in range(2):  # full reorthogonalisation: Ritz values stay simple
+            image = image - basis.mT @ (basis @ image)
+        following = float(image.norm())
+        exhausted = following <= 1e-14 * max(constraint.scale**2, 1e-300) or step == size
+        if step % 8 == 0 or exhausted or step < 8:
+            weight, multiplier, residual = _projected(basis, alpha, off, following, norm, threshold, budget)
+            if residual <= tolerance or exhausted:
+                found = weight.reshape(shape).to(matrices.dtype)
+                return KrylovNearest(constraint, found, multiplier, threshold, budget, tolerance)
+        off.append(following)
+        vectors.append(image / following)
+    raise _unreached("the nearest weight", constraint, residual, tolerance)
+
+
+def _projected(
+    basis: torch.Tensor, alpha: list[float], off: list[float], following: float, norm: float, beta: float, budget: float
+) -> tuple[torch.Tensor, float, float]:
+    """``(W', mu, relative residual)`` in the Krylov space with this tridiagonal matrix."""
+    tridiagonal = torch.diag(torch.tensor(alpha, dtype=torch.float64))
+    if off:
+        side = torch.tensor(off, dtype=torch.float64)
+        tridiagonal = tridiagonal + torch.diag(side, 1) + torch.diag(side, -1)
+    ritz, mix = torch.linalg.eigh(tridiagonal)
+    sigma = ritz.clamp_min(0.0).sqrt()
+    energy = (norm * mix[0]) ** 2
+    factors, root = nearest_factors(
+        sigma, energy, torch.tensor(beta, dtype=torch.float64), torch.tensor(budget, dtype=torch.float64)
+    )
+    coordinates = mix @ (factors * mix[0] * norm)
+    # M W' - W = mu * (last off-diagonal) * (last coordinate) * (next vector)
+    multiplier = float(root)
+    residual = abs(multiplier * following * float(coordinates[-1])) / norm if math.isfinite(multiplier) else math.inf
+    return coordinates @ basis, multiplier, residual
+
+
+def krylov_null(constraint: Constraint, matrices: torch.Tensor, tolerance: float) -> torch.Tensor:
+    """``P_0 W``: conjugate gradients on ``Q Z = Q W`` from 0, then ``W - Z``; stops when ``||L W'||`` is rounding."""
+    work = matrices.to(torch.float64)
+    residual = constraint.gram(work)
+    z = torch.zeros_like(work)
+    p = residual
+    square = float((residual * residual).sum())
+    scale = max(constraint.scale, 1e-300)
+    limit = tolerance * 1e-2 * float(work.norm())
+    for _ in range(MAX_STEPS):
+        # ||Q W'|| below the limit, in units of the operator
+        if math.sqrt(square) <= limit * scale**2 * 1e-4:
+            return (work - z).to(matrices.dtype)
+        image = constraint.gram(p)
+        curvature = float((p * image).sum())
+        if curvature <= 0:
+            return (work - z).to(matrices.dtype)
+        alpha = square / curvature
+        z = z + alpha * p
+        residual = residual - alpha * image
+        following = float((residual * residual).sum())
+        p = residual + (following / square) * p
+        square = following
+    raise _unreached("the exactly symmetric part", constraint, math.sqrt(square) / scale**2, tolerance)
+
+
+def _unreached(what: str, constraint: Constraint, got: float, tolerance: float) -> ToleranceError:
+    return ToleranceError(
+        explain(
+            f"{what} of {constraint.name} to {tolerance:g} within {MAX_STEPS} steps",
+            f"a residual of {got:.2e}",
+            "use a looser tolerance, a smaller space, or another response",
+        )
+    )
