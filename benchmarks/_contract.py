@@ -17,8 +17,9 @@ import platform
 import re
 import socket
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -150,14 +151,18 @@ class Row:
         total = self.times[TOTAL]
         text = f"{self.size:>7} {self.d:>5}  {self.method:<24} {self.dtype:<8} {total!s:<46} {total.count:>2} rounds"
         if len(self.times) > 2:
-            stages = (f"{stage} {summary}" for stage, summary in self.times.items() if stage != TOTAL)
-            text += f"\n{'':>15}{', '.join(stages)}"
+            text += _indented(f"{stage} {summary}" for stage, summary in self.times.items() if stage != TOTAL)
         if self.ratio:
-            text += f"\n{'':>15}takes {self.ratio} times ours" + (" (ours is slower)" if self.ratio.median < 1 else "")
+            text += _indented(
+                [f"takes {self.ratio} times ours" + (" (ours is slower)" if self.ratio.median < 1 else "")]
+            )
         if self.facts:
-            shown = (f"{k} {number(v) if isinstance(v, float) else v}" for k, v in self.facts.items())
-            text += f"\n{'':>15}{', '.join(shown)}"
+            text += _indented(f"{k} {number(v) if isinstance(v, float) else v}" for k, v in self.facts.items())
         return text
+
+
+def _indented(parts: Iterable[str], indent: int = 15) -> str:
+    return "\n" + textwrap.fill(", ".join(parts), 118, initial_indent=" " * indent, subsequent_indent=" " * indent)
 
 
 @dataclass(frozen=True)
@@ -174,7 +179,7 @@ class Finding:
         return {"case": self.case, "text": self.text, "values": self.values, "met": self.met}
 
     def __str__(self) -> str:
-        return f"{'':>9}{self.text}" + {None: "", True: "  MET", False: "  NOT MET"}[self.met]
+        return _indented([self.text + {None: "", True: ": MET", False: ": NOT MET"}[self.met]], 9).lstrip("\n")
 
 
 def machine() -> dict[str, object]:
@@ -239,7 +244,8 @@ def command_line(module: str, arguments: argparse.Namespace) -> str:
             continue
         values = value if isinstance(value, list) else [value]
         shown = ("PATH" if isinstance(v, Path) else str(v) for v in values)
-        parts.append(f"--{name}" if value is True else f"--{name} {' '.join(shown)}")
+        option = "--" + name.replace("_", "-")
+        parts.append(option if value is True else f"{option} {' '.join(shown)}")
     return " ".join(parts)
 
 

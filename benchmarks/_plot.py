@@ -43,7 +43,9 @@ def growth_plot(rows: Sequence[Row], findings: Sequence[Finding], file: Path) ->
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(True, which="major", alpha=0.3)
     axes.set_title("SO(2) filter of n × n → n × n pixel weights: median, bars show the range")
-    axes.legend(loc="upper left", frameon=False)
+    # measured curves first, what was not run below them
+    entries = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda pair: "not run" in pair[1])
+    axes.legend(*zip(*entries, strict=True), loc="upper left", frameon=False)
     figure.savefig(file, dpi=150)
     plt.close(figure)
 
