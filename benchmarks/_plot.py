@@ -38,13 +38,13 @@ def growth_plot(rows: Sequence[Row], findings: Sequence[Finding], file: Path) ->
     axes.set(xscale="log", yscale="log", xlabel="pixels d = n² (grid n × n)", ylabel="seconds, build + apply once")
     sizes = sorted({(row.d, row.size) for row in drawn})
     axes.xaxis.set_major_locator(FixedLocator([d for d, _ in sizes]))
-    axes.set_xticklabels([f"{d}\n{size.replace('x', '×')}" for d, size in sizes])
+    axes.set_xticklabels([f"{d}\n{size.split('x')[0]}²" for d, size in sizes])
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.grid(True, which="major", alpha=0.3)
     axes.set_title("SO(2) filter of n × n → n × n pixel weights: median, bars show the range")
     # measured curves first, what was not run below them
-    entries = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda pair: "not run" in pair[1])
+    entries = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda entry: "not run" in entry[1])
     axes.legend(*zip(*entries, strict=True), loc="upper left", frameon=False)
     figure.savefig(file, dpi=150)
     plt.close(figure)
@@ -55,7 +55,8 @@ def _extrapolation(axes: Any, findings: Sequence[Finding], largest: int) -> None
         law = finding.values.get("law")
         if not isinstance(law, dict) or largest <= max(law["sizes"]):
             continue
-        ends = [max(law["sizes"]), largest]
-        label = f"dense SVD, extrapolated as d^{law['exponent']:.2f} (not run)"
+        # the whole line, so that one sees how well it fits where there are points
+        ends = [min(law["sizes"]), largest]
+        label = f"dense SVD fitted as d^{law['exponent']:.2f},\nextrapolated (not run)"
         line = [law["scale"] * d ** law["exponent"] for d in ends]
-        axes.plot(ends, line, color=_STYLE["dense SVD"][1], ls="--", lw=1.5, label=label)
+        axes.plot(ends, line, color=_STYLE["dense SVD"][1], ls="--", lw=1.2, label=label)
