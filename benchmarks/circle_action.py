@@ -1,6 +1,6 @@
 """Invariance error of the circle action against the bilinear forward difference, on a photograph.
 
-    python -m benchmarks.circle_action
+    python -m benchmarks.circle_action [--json FILE]
 
 Protocol: the grey ``china.jpg`` of scikit-learn, Gaussian sigma 1; patches at random centres, resampled (cubic, from
 the full image) about their centre at 36 angles in steps of 10 degrees, patch mean removed. For a k-dimensional space U
@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 import numpy as np
 from scipy.ndimage import gaussian_filter, map_coordinates
 
+from benchmarks._contract import add_json_option, write_json
 from equidial.groups import SO2
 from equidial.representations import Pixels, pixel_coordinates
 
@@ -105,9 +106,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[3, 4, 5, 6, 7, 8, 10, 12, 14, 16])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    add_json_option(parser)
     arguments = parser.parse_args()
     seeds = len(arguments.seeds)
     print(f"{'size':>5} {'dim':>4} {'circle':>9} {'bilinear':>9} {'ratio':>7}  (range over {seeds} seeds)")
+    every: list[dict[str, object]] = []
     for n in arguments.sizes:
         rows = [compare(n, seed) for seed in arguments.seeds]
         ratios = [row.ratio for row in rows]
@@ -116,6 +119,10 @@ def main() -> None:
             f"{n:>5} {rows[0].dimension:>4} {ours:>9.4f} {rival:>9.4f} {statistics.median(ratios):>7.1f}"
             f"  ({min(ratios):.1f}..{max(ratios):.1f})"
         )
+        seeded = zip(arguments.seeds, rows, strict=True)
+        every += [{"seed": seed, **asdict(row), "ratio": row.ratio} for seed, row in seeded]
+    if arguments.json:
+        write_json(arguments.json, "circle_action", arguments, every)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from equidial import equivariant_filter, invariant_filter
 from equidial.errors import ArgumentError
@@ -227,3 +228,26 @@ def test_dtype_and_shape_are_kept() -> None:
         assert found.shape == weight.shape
         exact = f.at(weight)(weight.double())
         assert float((found.double() - exact).norm() / exact.norm()) < 3 * torch.finfo(dtype).eps
+
+
+class _Largest(TorchDispatchMode):
+    """Records the number of entries of the largest tensor that any operation returns."""
+
+    entries = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor):
+            self.entries = max(self.entries, out.numel())
+        return out
+
+
+@pytest.mark.parametrize("copies", [1, 3])
+def test_applying_forms_nothing_larger_than_complex_weights(copies: int) -> None:
+    """``torch.matmul`` with a strided operand would copy the basis once per row: d^3 entries."""
+    rep = copies * Pixels(SO2(), (5, 5))
+    filter_ = equivariant_filter(rep, rep, threshold=0.5, response="hard")
+    weight = torch.randn(rep.dim, rep.dim, dtype=torch.float64)
+    with _Largest() as largest:
+        filter_(weight)
+    assert 0 < largest.entries <= 2 * weight.numel()  # real and imaginary parts

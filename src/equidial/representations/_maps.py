@@ -270,7 +270,8 @@ def map_blocks(
     parts, start = [], 0
     for copies, size, function in blocks:
         stop = start + copies * size
-        part = x[..., start:stop].unflatten(-1, (copies, size))
+        # torch.matmul copies the matrix once per row of a strided operand: d^3 numbers instead of d^2
+        part = x[..., start:stop].contiguous().unflatten(-1, (copies, size))
         parts.append(function(part).flatten(-2))
         start = stop
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
