@@ -1,8 +1,10 @@
-"""Spectra of Gram operators with few, known eigenvalues: exact by polynomials (theory 3).
+"""Spectra of Gram operators with few, known eigenvalues (theory 3).
 
 On tensors the Gram operator of a compact group is its Casimir operator (of the symmetric group: the sum of all
-transpositions), with a small known set of eigenvalues ``q_1 .. q_K``. A polynomial that is 1 at ``q_k`` and 0 at the
-others is the projector ``P_k`` exactly, and ``K - 1`` applications of ``Q`` give all of them.
+transpositions), with a small known set of eigenvalues ``q_1 .. q_K``. So the Krylov space of ``Q`` and any weight has at
+most ``K`` dimensions, and its Ritz vectors are the components ``P_k W`` themselves. (The polynomial that is 1 at ``q_k``
+and 0 at the other eigenvalues gives the same in exact arithmetic, but it is so steep at its zeros that rounding of ``Q``
+costs half of the digits.)
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from collections import Counter
 import torch
 
 from equidial.filters._constraint import Constraint
+from equidial.filters._krylov import KrylovSpace
 from equidial.filters._spectrum import Method, Spectrum
 
 
@@ -34,10 +37,10 @@ def known_spectrum(constraint: Constraint) -> dict[float, int] | None:
 
 
 class CasimirSpectrum(Spectrum):
-    """Projectors as polynomials in ``Q``, in Newton form at Leja points.
+    """Components of a weight as Ritz vectors of ``Q`` in its Krylov space; nothing of size ``d x d`` is formed.
 
-    Cost ``K - 1`` applications of ``Q`` per call and memory ``2 K`` weights, ``K`` the number of eigenvalues; nothing
-    of size ``d x d`` is formed.
+    Cost: at most ``K`` applications of ``Q`` a call, memory ``2 K`` weights, ``K`` the number of eigenvalues; ``K`` times
+    that for a gradient. Exact up to rounding, ``u sigma_max^2 / gap``.
     """
 
     method: Method = "casimir"
@@ -46,28 +49,31 @@ class CasimirSpectrum(Spectrum):
         values = sorted(eigenvalues)
         sigma = torch.tensor([math.sqrt(q) for q in values], dtype=torch.float64)
         super().__init__(constraint, sigma, [eigenvalues[q] for q in values])
-        self._nodes = _leja(values)
-        span = max(values) - min(values)
-        self._step = span / 4 if span > 0 else 1.0  # the capacity of the interval keeps Newton's products near 1
-        newton = torch.zeros(len(values), len(values), dtype=torch.float64)
-        for i, x in enumerate(self._nodes):
-            product = 1.0
-            for j, node in enumerate(self._nodes):
-                newton[i, j] = product
-                product *= (x - node) / self._step
-        # row k: the polynomial that is 1 at node k and 0 at the others, in Newton's basis
-        identity = torch.eye(len(values), dtype=torch.float64)
-        polynomials = torch.linalg.solve_triangular(newton, identity, upper=False).mT
-        order = sorted(range(len(values)), key=self._nodes.__getitem__)
-        self._polynomials = polynomials[order]
 
     def analyse(self, weight: torch.Tensor) -> torch.Tensor:
         """The components themselves, ``[K, ..., d_Y, d_X]``."""
-        matrices = self.constraint.as_matrices(weight)
-        powers = [matrices]
-        for node in self._nodes[:-1]:
-            powers.append((self.constraint.gram(powers[-1]) - node * powers[-1]) / self._step)
-        return torch.tensordot(self.tensors(weight)[1], torch.stack(powers), dims=1)
+        found = _Components.apply(self.constraint.as_matrices(weight), self)
+        assert isinstance(found, torch.Tensor)
+        return found
+
+    def components(self, matrices: torch.Tensor) -> torch.Tensor:
+        """``P_k W`` for all ``k``, in float64, by Lanczos with full reorthogonalisation."""
+        out = torch.zeros(len(self.sigma), *matrices.shape, dtype=torch.float64)
+        norm = float(matrices.norm())
+        if norm == 0:
+            return out
+        values = self.sigma.square()
+        space = KrylovSpace(self.constraint, matrices)
+        while len(space.alpha) < len(values) and not space.exhausted:
+            space.extend()
+        ritz, mix = space.ritz()
+        basis = space.basis()
+        nearest = (ritz[:, None] - values[None, :]).abs().argmin(1)
+        for k in range(len(values)):
+            vectors = mix[:, nearest == k]
+            # the Ritz vectors that belong to q_k, weighted by what the weight has of them
+            out[k] = ((vectors @ vectors[0]) * norm @ basis).reshape(matrices.shape)
+        return out
 
     def energies(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Squared norms of the components."""
@@ -78,15 +84,22 @@ class CasimirSpectrum(Spectrum):
         return self.constraint.from_matrices(torch.tensordot(factors, coefficients, dims=1))
 
     def _build_tensors(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        return (self._polynomials.to(device, dtype),)
+        return ()
 
 
-def _leja(values: list[float]) -> list[float]:
-    """The values in Leja's order: each next one is farthest, in the product of distances, from those before."""
-    chosen = [max(values, key=abs)]
-    rest = [v for v in values if v != chosen[0]]
-    while rest:
-        following = max(rest, key=lambda v: sum(math.log(abs(v - c)) for c in chosen))
-        chosen.append(following)
-        rest.remove(following)
-    return chosen
+class _Components(torch.autograd.Function):
+    """All components at once: linear, with the adjoint ``(G_k) -> sum_k P_k G_k``."""
+
+    @staticmethod
+    def forward(ctx, matrices, spectrum):
+        """``[K, ...]`` in the dtype of the weight."""
+        ctx.spectrum = spectrum
+        return spectrum.components(matrices.detach().to("cpu", torch.float64)).to(matrices.device, matrices.dtype)
+
+    @staticmethod
+    def backward(ctx, grad):
+        """One Krylov space for each component."""
+        total = torch.zeros_like(grad[0])
+        for k, part in enumerate(grad):
+            total += ctx.spectrum.components(part.to("cpu", torch.float64))[k].to(grad.device, grad.dtype)
+        return total, None

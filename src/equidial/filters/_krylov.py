@@ -75,50 +75,74 @@ def krylov_nearest(
         return KrylovNearest(
             constraint, krylov_null(constraint, matrices, tolerance), math.inf, threshold, budget, tolerance
         )
-    work = matrices.to(torch.float64)
-    shape = work.shape
-    vectors = [work.flatten() / norm]
-    alpha: list[float] = []
-    off: list[float] = []
+    space = KrylovSpace(constraint, matrices)
     residual = math.inf
-    size = constraint.dim if matrices.numel() == constraint.dim else matrices.numel()
-    for step in range(1, min(MAX_STEPS, size) + 1):
-        image = constraint.gram(vectors[-1].reshape(shape)).flatten()
-        alpha.append(float(vectors[-1] @ image))
-        basis = torch.stack(vectors)
-        for _ in range(2):  # full reorthogonalisation: Ritz values stay simple
-            image = image - basis.mT @ (basis @ image)
-        following = float(image.norm())
-        exhausted = following <= 1e-14 * max(constraint.scale**2, 1e-300) or step == size
-        if step % 8 == 0 or exhausted or step < 8:
-            weight, multiplier, residual = _projected(basis, alpha, off, following, norm, threshold, budget)
-            if residual <= tolerance or exhausted:
-                found = weight.reshape(shape).to(matrices.dtype)
+    while len(space.alpha) < MAX_STEPS:
+        space.extend()
+        steps = len(space.alpha)
+        if steps < 8 or steps % 8 == 0 or space.exhausted:
+            coordinates, multiplier, residual = _projected(space, norm, threshold, budget)
+            if residual <= tolerance or space.exhausted:
+                found = (coordinates @ space.basis()).reshape(matrices.shape).to(matrices.dtype)
                 return KrylovNearest(constraint, found, multiplier, threshold, budget, tolerance)
-        off.append(following)
-        vectors.append(image / following)
     raise _unreached("the nearest weight", constraint, residual, tolerance)
 
 
-def _projected(
-    basis: torch.Tensor, alpha: list[float], off: list[float], following: float, norm: float, beta: float, budget: float
-) -> tuple[torch.Tensor, float, float]:
-    """``(W', mu, relative residual)`` in the Krylov space with this tridiagonal matrix."""
-    tridiagonal = torch.diag(torch.tensor(alpha, dtype=torch.float64))
-    if off:
-        side = torch.tensor(off, dtype=torch.float64)
-        tridiagonal = tridiagonal + torch.diag(side, 1) + torch.diag(side, -1)
-    ritz, mix = torch.linalg.eigh(tridiagonal)
-    sigma = ritz.clamp_min(0.0).sqrt()
-    energy = (norm * mix[0]) ** 2
+class KrylovSpace:
+    """The span of ``W, Q W, Q^2 W, ..`` with an orthonormal basis in which ``Q`` is tridiagonal (Lanczos)."""
+
+    def __init__(self, constraint: Constraint, matrices: torch.Tensor):
+        self.constraint = constraint
+        work = matrices.to(torch.float64)
+        self.shape = work.shape
+        self.vectors = [work.flatten() / work.norm()]
+        self.alpha: list[float] = []
+        self.off: list[float] = []
+        self.exhausted = False
+
+    def extend(self) -> None:
+        """One application of ``Q``; full reorthogonalisation keeps Ritz values simple."""
+        image = self.constraint.gram(self.vectors[-1].reshape(self.shape)).flatten()
+        self.alpha.append(float(self.vectors[-1] @ image))
+        basis = self.basis()
+        for _ in range(2):
+            image = image - basis.mT @ (basis @ image)
+        following = float(image.norm())
+        self.off.append(following)
+        floor = 64 * torch.finfo(torch.float64).eps * self.constraint.scale**2
+        self.exhausted = following <= floor or len(self.vectors) == image.numel()
+        if not self.exhausted:
+            self.vectors.append(image / following)
+
+    def basis(self) -> torch.Tensor:
+        """``[steps, numel]``, the vectors to which ``Q`` has been applied."""
+        return torch.stack(self.vectors[: max(len(self.alpha), 1)])
+
+    def ritz(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Eigenvalues of ``Q`` on the space, ascending, and eigenvectors in its basis as columns."""
+        tridiagonal = torch.diag(torch.tensor(self.alpha, dtype=torch.float64))
+        if len(self.alpha) > 1:
+            side = torch.tensor(self.off[: len(self.alpha) - 1], dtype=torch.float64)
+            tridiagonal = tridiagonal + torch.diag(side, 1) + torch.diag(side, -1)
+        return torch.linalg.eigh(tridiagonal)
+
+
+def _projected(space: KrylovSpace, norm: float, beta: float, budget: float) -> tuple[torch.Tensor, float, float]:
+    """Coordinates of ``W'`` in the basis of the space, ``mu``, and the residual of the whole problem."""
+    ritz, mix = space.ritz()
     factors, root = nearest_factors(
-        sigma, energy, torch.tensor(beta, dtype=torch.float64), torch.tensor(budget, dtype=torch.float64)
+        ritz.clamp_min(0.0).sqrt(),
+        (norm * mix[0]) ** 2,
+        torch.tensor(beta, dtype=torch.float64),
+        torch.tensor(budget, dtype=torch.float64),
     )
     coordinates = mix @ (factors * mix[0] * norm)
     # M W' - W = mu * (last off-diagonal) * (last coordinate) * (next vector)
     multiplier = float(root)
-    residual = abs(multiplier * following * float(coordinates[-1])) / norm if math.isfinite(multiplier) else math.inf
-    return coordinates @ basis, multiplier, residual
+    residual = (
+        abs(multiplier * space.off[-1] * float(coordinates[-1])) / norm if math.isfinite(multiplier) else math.inf
+    )
+    return coordinates, multiplier, residual
 
 
 def krylov_null(constraint: Constraint, matrices: torch.Tensor, tolerance: float) -> torch.Tensor:
