@@ -46,8 +46,7 @@ def compare(n: int, seed: int, centres: int = 300) -> Row:
     patches = rotated_patches(n, seed, centres)
     basis = Pixels(SO2(), (n, n)).circle
     still = basis.frequency.numpy() == 0
-    if basis.unpaired is not None:
-        still[basis.unpaired] = False
+    still[list(basis.unpaired)] = False
     ours = basis.vectors.numpy()[:, still]
     k = ours.shape[1]
     _, _, vt = np.linalg.svd((bilinear_rotation(n, STEP) - np.eye(n * n)) / STEP)

@@ -115,7 +115,7 @@ class Constraint:
         def size(letter: Letter) -> float:
             if not letter.is_lie:
                 return 2 / letter.length
-            return float(letter.on_input.to_dense().norm() + letter.on_output.to_dense().norm())
+            return letter.on_input.norm_bound() + letter.on_output.norm_bound()
 
         return sum(size(letter) ** 2 for letter in self.letters) ** 0.5
 

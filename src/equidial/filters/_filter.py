@@ -96,10 +96,13 @@ class Filter:
         reps = (self.constraint.rep_in, self.constraint.rep_out)
         if not self.is_strict or not all(rep.is_permutation for rep in reps) or not self.constraint.group.is_finite:
             return weight
-        index = torch.arange(self.constraint.dim, dtype=torch.float64).reshape(1, reps[1].dim, reps[0].dim)
-        first = index
-        for g in self.constraint.group.elements():
-            first = torch.minimum(first, self.constraint.transform(g, index))
+        first = torch.arange(self.constraint.dim, dtype=torch.float64).reshape(1, reps[1].dim, reps[0].dim)
+        settled = False
+        while not settled:  # the smallest index of an orbit spreads along the generators; a cycle brings it round
+            before = first
+            for s in self.constraint.group.discrete_generators():
+                first = torch.minimum(first, self.constraint.transform(s.element, first))
+            settled = torch.equal(first, before)
         gather = first.flatten().long().to(weight.device)
         trailing = weight.ndim - len(self.constraint.shape)
         return weight.flatten(trailing)[..., gather].reshape(weight.shape)

@@ -15,10 +15,12 @@ from equidial.groups import Group
 from equidial.representations._base import DirectSum, Eigenbasis, Representation, ResidualGenerator
 from equidial.representations._circle import CircleBasis, pixel_coordinates
 from equidial.representations._elementary import Trivial, Vector
-from equidial.representations._maps import LinearMap, map_blocks
+from equidial.representations._maps import BlockBasis, LinearMap, map_blocks
 from equidial.representations._pixels import Pixels
+from equidial.representations._unitary import UnitaryMap
 
 __all__ = [
+    "BlockBasis",
     "CircleBasis",
     "DirectSum",
     "Eigenbasis",
@@ -27,6 +29,7 @@ __all__ = [
     "Representation",
     "ResidualGenerator",
     "Trivial",
+    "UnitaryMap",
     "Vector",
     "map_blocks",
     "parse",
