@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 
 from equidial import equivariant_filter, invariant_filter
@@ -13,7 +14,8 @@ from equidial.certificates import certify_weight
 from equidial.errors import EquidialError
 from equidial.filters import Constraint, build_spectrum
 from equidial.groups import SO2, C, D, Flip, Group, Shift
-from equidial.representations import Pixels, Trivial, Vector, _pixels, pixel_coordinates
+from equidial.representations import Pixels, Trivial, Vector, _circle, _pixels, pixel_coordinates
+from equidial.representations._circle import circle_basis
 from equidial.representations._rings import ring_numbers, rings_basis
 from tests.oracle import factors, oracle
 from tests.spaces import random_weight
@@ -58,11 +60,9 @@ def test_the_exact_turn_is_met_but_for_the_directions_named(shape: tuple[int, in
     """At most one direction is missed, and none where an exact real action exists (n mod 4 != 2, floor(hw/2) even)."""
     rep = Pixels(SO2(), shape)
     turn = exact_turn(*shape)
-    traces = float(turn.trace()), float((turn @ turn).trace())
     # the dimension of the eigenvalue -1, from the characters of the powers of the turn
-    turned_over = round(
-        (rep.dim - 2 * traces[0] + traces[1]) / 4 if shape[0] == shape[1] else (rep.dim - traces[0]) / 2
-    )
+    once, twice = float(turn.trace()), float((turn @ turn).trace())
+    turned_over = round((rep.dim - 2 * once + twice) / 4 if shape[0] == shape[1] else (rep.dim - once) / 2)
     missed = rep.circle.vectors[:, rep.circle.unpaired]
     assert missed.shape[1] == turned_over % 2
     length = math.pi / 2 if shape[0] == shape[1] else math.pi
@@ -173,6 +173,44 @@ def test_certificates_are_never_below_what_is_measured(shape: tuple[int, int]) -
             assert found.measured <= found.bound
     strict = invariant_filter(rep, softness=0.0)(random_weight(constraint))
     assert certify_weight(constraint, strict).bound < 1e-9
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "energies"),
+    [
+        (circle_basis, (7, 7), (2.5509529236, 2.5961039578, 1.7859756991, 1.5755145752, 4.2604120181)),
+        (circle_basis, (4, 5), (2.0181535591, 2.9551134784, 2.1367458385, 0.403407914, 1.7287048468)),
+        (rings_basis, (7, 7), (2.3421625117, 3.3592597891, 1.7752135412, 3.9045629663, 6.7758685758)),
+        (rings_basis, (4, 5), (2.7457420889, 3.7892180748, 2.6637381095, 0.375610421, 0.4741240459)),
+    ],
+)
+def test_numbered_constructions_never_change(build, shape: tuple[int, int], energies: tuple[float, ...]) -> None:
+    """The energy of a fixed vector at the frequencies 0 to 4: saved models rely on these subspaces."""
+    basis = build(*shape)
+    i = torch.arange(math.prod(shape), dtype=torch.float64)
+    energy = (torch.sin(1 + 2 * i + i.square() / 7) @ basis.vectors).square()
+    for m, expected in enumerate(energies):
+        assert float(energy[basis.frequency.abs() == m].sum()) == pytest.approx(expected, abs=2e-10)
+
+
+def test_rounding_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other batches, other rounding, the same rings; and disc harmonics in batches are those taken one by one."""
+    first, harmonics = rings_basis(40, 40), circle_basis(12, 12)
+    monkeypatch.setattr(_circle, "_BATCH", 7)
+    monkeypatch.setattr(_circle, "_ONE_BY_ONE", 0)
+    again, batched = rings_basis(40, 40), circle_basis(12, 12)
+    assert torch.equal(first.frequency, again.frequency)
+    for one, other in zip(first.basis.blocks, again.basis.blocks, strict=True):
+        assert torch.allclose(one, other, atol=1e-12)
+    assert torch.equal(harmonics.frequency, batched.frequency)
+    overlap = (harmonics.vectors * batched.vectors).sum(0).abs()
+    assert torch.allclose(overlap, torch.ones(144, dtype=torch.float64), atol=1e-12), "up to the sign of singles"
+
+
+def test_bessel_tables() -> None:
+    x = np.linspace(0, 150, 3001)
+    for m in (0, 1, 6, 41, 120):
+        assert np.abs(_circle.BesselTable(m, 150.0)(x) - scipy.special.jv(m, x)).max() < 1e-14
 
 
 def test_large_grids_take_the_rings_by_name_and_small_ones_the_harmonics() -> None:

@@ -322,7 +322,8 @@ def invariant_filter(
         ArgumentError: not exactly one dial, a value out of range, an unknown response or method.
         BudgetError: a threshold or error that only the zero weight reaches; it names the smallest possible one.
 
-    Cost: O(d^3) once (O(d) per group element for ``isotypic``), O(d^2) per weight and call.
+    Cost: O(d^3) once, O(d^2) per weight and call; O(d) per group element for ``isotypic``, O(d log d) for shifts of
+    pixels, O(d^2) once and O(d^1.5) per weight for rotations of more than 6400 pixels.
     Source: paper A, Claim 1 and section 3; theory 2 and 4.
     """
     return _build(Constraint.invariants(rep), response, Dial.of(softness, threshold, max_error), method)

@@ -148,6 +148,7 @@ class Sector:
             self.weight[-1] = 1.0
         self.unique_radius, self.radius_index = np.unique(np.round(self.radius, 9), return_inverse=True)
         self._large = orbits.size > _ONE_BY_ONE
+        self._least = _ACCEPT
         self._limit = 3.0 * math.sqrt(self.dim * order) + 12.0  # six radians a pixel: beyond even the corners alias
         self._tables: dict[int, BesselTable] = {}
         self.basis = np.zeros((self.dim, self.dim), dtype=complex if self.complex else float)
@@ -232,7 +233,7 @@ class Sector:
     def _accept_complex(self, rest: np.ndarray, m: int) -> np.ndarray:
         """The new column ``[size, 0 or 1]`` that a candidate less its projections gives."""
         size = np.linalg.norm(rest)
-        if size <= _ACCEPT:
+        if size <= self._least:
             return rest[:, :0]
         self.complex_frequency.append(m)
         return rest / size
@@ -240,7 +241,7 @@ class Sector:
     def _accept_real(self, rest: np.ndarray, m: int, column: int, frame: np.ndarray | None) -> np.ndarray:
         """The new columns ``[size, 0 to 2]``, the first of which gets the number ``column``."""
         u, s, vh = np.linalg.svd(rest, full_matrices=False)
-        rank = int((s > _ACCEPT).sum())
+        rank = int((s > self._least).sum())
         if rank == 0:
             return rest[:, :0]
         if m > 0 and rank == 2 and self.dim - column >= 2:
@@ -265,17 +266,24 @@ class Sector:
         for position in np.lexsort((self.angle, np.round(self.radius, 9))):
             if self.filled == self.dim:
                 return
-            pixel = np.zeros((self.dim, 1), dtype=self.basis.dtype)
-            pixel[position] = 1.0
-            rest = self._project_off(pixel)[:, 0]
-            size = np.linalg.norm(rest)
-            if size > 1e-6:
-                if self.complex:
-                    self.complex_frequency.append(self.residue)
-                else:
-                    self.singles.append((self.order if self.residue == 0 else self.residue, self.filled))
-                self.basis[:, self.filled] = rest / size
-                self.filled += 1
+            self._append_pixel(position)
+
+    def _append_pixel(self, position: int) -> None:
+        """Add what a single pixel has outside the basis so far, unless that is next to nothing."""
+        pixel = np.zeros((self.dim, 1), dtype=self.basis.dtype)
+        pixel[position] = 1.0
+        rest = self._project_off(pixel)[:, 0]
+        size = np.linalg.norm(rest)
+        if size > 1e-6:
+            if self.complex:
+                self.complex_frequency.append(self._frequency_of_pixels())
+            else:
+                self.singles.append((self._frequency_of_pixels(), self.filled))
+            self.basis[:, self.filled] = rest / size
+            self.filled += 1
+
+    def _frequency_of_pixels(self) -> int:
+        return self.residue or self.order
 
     def _pair_singles(self) -> None:
         """Singles pair with one another, at the lower of their frequencies; an odd one stays over."""

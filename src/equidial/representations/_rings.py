@@ -28,6 +28,11 @@ from equidial.representations._maps import BlockBasis
 
 CONSTRUCTION = "rings-1"
 
+# A wave joins the basis of its ring when this part of its norm lies outside the span of the waves before it. On the
+# arcs of the corners waves resemble one another, and small values amplify rounding step by step, up to 1e-3 at 0.1 on
+# 224 x 224 pixels; at 0.6 it stays below 1e-13. What that leaves out, one vector in thirty, single pixels fill.
+_LEAST = 0.6
+
 
 def rings_basis(h: int, w: int) -> CircleBasis:
     """Build the basis for an ``h x w`` grid: one block per ring, inside out.
@@ -94,12 +99,23 @@ class RingSector(Sector):
     ):
         super().__init__(residue, order, orbits, centre, radius, angle, 1.0)
         self._large = True
+        self._least = _LEAST
 
     def _candidates(self) -> Iterator[tuple[int, float]]:
         """``|m|`` ascending up to six radians a pixel, signed in complex sectors."""
         limit = int(6 * self.radius.max(initial=0.0)) + 12
         for m in range(self.residue, limit + 1, 2 if self.complex else self.order):
             yield (-m if self.complex and m % self.order != self.residue else m), 0.0
+
+    def _complete(self) -> None:
+        """Fill what the waves left with single pixels, each time the one that lies outside the basis the most."""
+        while self.filled < self.dim:
+            inside = np.square(np.abs(self.basis[:, : self.filled])).sum(1)
+            self._append_pixel(int(np.argmin(np.round(inside, 6))))
+
+    def _frequency_of_pixels(self) -> int:
+        """The one of this sector next to three radians a pixel: a single pixel is as fine as the ring goes."""
+        return super()._frequency_of_pixels() + self.order * int(3 * self.radius.max() / self.order)
 
     def _radial(self, m: int, k: float) -> np.ndarray:
         return np.ones(self.dim)
