@@ -12,16 +12,18 @@ fill.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 
 import numpy as np
+import torch
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from benchmarks._contract import add_json_option, write_json
 from equidial.groups import SO2
-from equidial.representations import Pixels, pixel_coordinates
+from equidial.representations import CircleBasis, Pixels, pixel_coordinates
 
 ANGLES = 36
 STEP = np.deg2rad(2.0)
@@ -45,14 +47,20 @@ class Row:
 def compare(n: int, seed: int, centres: int = 300) -> Row:
     """Both errors on ``n x n`` patches around centres drawn with ``seed``."""
     patches = rotated_patches(n, seed, centres)
-    basis = Pixels(SO2(), (n, n)).circle
-    still = basis.frequency.numpy() == 0
-    if basis.unpaired is not None:
-        still[basis.unpaired] = False
-    ours = basis.vectors.numpy()[:, still]
+    ours = still_space(Pixels(SO2(), (n, n)).circle)
     k = ours.shape[1]
     _, _, vt = np.linalg.svd((bilinear_rotation(n, STEP) - np.eye(n * n)) / STEP)
     return Row(n, k, invariance_error(ours, patches), invariance_error(vt[-k:].T, patches))
+
+
+def still_space(basis: CircleBasis) -> np.ndarray:
+    """Orthonormal columns ``[pixels, k]``: what stays still under the circle action and under the exact turn."""
+    still = basis.frequency == 0
+    still[list(basis.unpaired)] = False
+    columns = torch.nonzero(still).ravel()
+    rows = torch.zeros(len(columns), basis.basis.dim, dtype=torch.float64)
+    rows[torch.arange(len(columns)), columns] = 1
+    return basis.basis.combine(rows).numpy().T
 
 
 def invariance_error(space: np.ndarray, patches: np.ndarray) -> float:
@@ -66,8 +74,10 @@ def rotated_patches(n: int, seed: int, centres: int) -> np.ndarray:
     """``[angles, centres, n * n]``: patches turned counterclockwise about their centres, mean removed."""
     image = _photograph()
     rng = np.random.default_rng(seed)
-    rows = rng.uniform(n, image.shape[0] - 1 - n, centres)
-    columns = rng.uniform(n, image.shape[1] - 1 - n, centres)
+    # far enough from the border: a whole side, or half a diagonal and the cubic stencil where the image is too small
+    margin = n if 2 * n < min(image.shape) else math.ceil(n / math.sqrt(2)) + 2
+    rows = rng.uniform(margin, image.shape[0] - 1 - margin, centres)
+    columns = rng.uniform(margin, image.shape[1] - 1 - margin, centres)
     x, y = pixel_coordinates(n, n)
     out = []
     for t in 2 * np.pi * np.arange(ANGLES) / ANGLES:

@@ -114,7 +114,7 @@ def test_the_unpaired_direction_counts() -> None:
     for group in (SO2(), C(8)):
         rep = Pixels(group, (6, 6))
         constraint = Constraint.invariants(rep)
-        found = certify_weight(constraint, rep.circle.vectors[:, rep.circle.unpaired])
+        found = certify_weight(constraint, rep.circle.vectors[:, rep.circle.unpaired].mT)
         assert found.bound == pytest.approx(2.0, abs=1e-6)
 
 

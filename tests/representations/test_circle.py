@@ -37,7 +37,7 @@ def test_circle_action(n: int) -> None:
         (letter,) = rep.residual_generators()
         assert torch.allclose(quarter @ letter.map.to_dense(), turn, atol=1e-9)
     else:
-        assert rep.circle.unpaired is None
+        assert rep.circle.unpaired == ()
         assert torch.allclose(quarter, turn, atol=1e-9)
         assert torch.equal(rep.matrix(SO2().exp(math.pi / 2)), turn)
     for a, b in ((0.3, 1.1), (2.0, -2.9)):
@@ -60,7 +60,7 @@ def test_rectangles_are_exact_at_the_half_turn(shape: tuple[int, int]) -> None:
 def test_the_unpaired_direction_is_never_kept_as_symmetric() -> None:
     for group in (SO2(), C(8), C(3)):
         rep = Pixels(group, (6, 6))
-        u = rep.circle.vectors[:, rep.circle.unpaired]
+        u = rep.circle.vectors[:, rep.circle.unpaired].mT
         spectrum = full_spectrum(Constraint.invariants(rep))
         energies = spectrum.energies(spectrum.analyse(u))
         assert float(energies[spectrum.sigma == 0].sum()) < 1e-20

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from equidial.certificates._rounding import gamma, up
+from equidial.certificates._rounding import UNIT_ROUNDOFF, gamma, up
 from equidial.filters import Constraint, growth_factor, resolve_radius, trivial_bound
 from equidial.groups import Group, GroupElement, Shift
 
@@ -137,13 +137,14 @@ def _one_parameter(
         square = (4 * torch.sin(t[:, None] * frequency / 2).square()) @ energy
         top, at = float(square.max()), int(square.argmax())
         correction = square_l * (radius / (points - 1)) ** 2 / 4
-        if correction <= 2 * _GRID_SLACK * (top + residual) or points > _MAX_GRID:
+        negligible = (UNIT_ROUNDOFF * norm) ** 2  # of a symmetric weight there is only rounding left to resolve
+        if correction <= max(2 * _GRID_SLACK * (top + residual), negligible) or points > _MAX_GRID:
             break
         points = 2 * points - 1
     # the letter that the action misses is assumed to act at its worst, whatever the angle
     absolute = up(math.sqrt(top + correction + 4 * residual), gamma(matrices.numel() + 8))
     for rep in (constraint.rep_in, constraint.rep_out):
-        residue, loss = _eigenbasis_error(constraint, rep is constraint.rep_in)
+        residue, loss = rep.eigenbasis_error()
         absolute += (radius * residue + 4 * loss + gamma(rep.dim + 2) * math.sqrt(rep.dim)) * norm
     elements = [
         constraint.group.exp(float(t[at])),
@@ -156,8 +157,10 @@ def _one_parameter(
 def _frequency_energies(constraint: Constraint, matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Distinct ``|lambda_Y - lambda_X|``, the energy of the weight at each, and the energy a residual letter moves."""
     bases = [constraint.rep_in.eigenbasis(), constraint.rep_out.eigenbasis()]
-    dense = [torch.block_diag(*(u for copies, u in b.blocks for _ in range(copies))) for b in bases if b]
-    coefficients = dense[1].mH @ matrices.to(torch.complex128) @ dense[0]
+    right, left = [(b, b.tensors(matrices.device, matrices.dtype)) for b in bases if b]
+    # U_Y^* W U_X, row by row: (U^* V)^T is the conjugate of conj(V)^T U
+    coefficients = right[0].times(matrices.to(torch.complex128), right[1])
+    coefficients = left[0].times(coefficients.mT.conj(), left[1]).conj().mT
     energy = (coefficients.real.square() + coefficients.imag.square()).reshape(-1, *coefficients.shape[-2:]).sum(0)
     on_input, on_output = (b.values[0].imag for b in bases if b)
     difference = (on_output[:, None] - on_input[None, :]).abs()
@@ -171,25 +174,6 @@ def _frequency_energies(constraint: Constraint, matrices: torch.Tensor) -> tuple
     values = torch.zeros_like(values).scatter_reduce(0, index, difference.flatten(), "amax")
     energies = torch.zeros_like(values).index_add(0, index, energy.flatten())
     return values, energies, float(energy[moved].sum())
-
-
-def _eigenbasis_error(constraint: Constraint, input_side: bool) -> tuple[float, float]:
-    """``kappa`` and ``eta`` of theory 4: ``||A U - U diag(i lambda)|| + 2 eta max|lambda|`` and ``||U^* U - I||``."""
-    rep = constraint.rep_in if input_side else constraint.rep_out
-    basis = rep.eigenbasis()
-    assert basis is not None
-    residue = loss = 0.0
-    start = 0
-    generator = rep.generators()[0].to_dense().to(torch.complex128)
-    for copies, u in basis.blocks:
-        size = u.shape[0]
-        stop = start + size
-        block, values = generator[start:stop, start:stop], basis.values[0, start:stop]
-        eta = float((u.mH @ u - torch.eye(size)).norm())
-        residue = max(residue, float((block @ u - u * values).norm()) + 2 * eta * float(values.abs().max()))
-        loss = max(loss, eta)
-        start += copies * size
-    return residue, loss
 
 
 def _lipschitz(

@@ -1,10 +1,10 @@
 """Spectra of Gram operators with few, known eigenvalues (theory 3).
 
 On tensors the Gram operator of a compact group is its Casimir operator (of the symmetric group: the sum of all
-transpositions), with a small known set of eigenvalues ``q_1 .. q_K``. So the Krylov space of ``Q`` and any weight has at
-most ``K`` dimensions, and its Ritz vectors are the components ``P_k W`` themselves. (The polynomial that is 1 at ``q_k``
-and 0 at the other eigenvalues gives the same in exact arithmetic, but it is so steep at its zeros that rounding of ``Q``
-costs half of the digits.)
+transpositions), with a small known set of eigenvalues ``q_1 .. q_K``. So the Krylov space of ``Q`` and any weight has
+at most ``K`` dimensions, and its Ritz vectors are the components ``P_k W`` themselves. (The polynomial that is 1 at
+``q_k`` and 0 at the other eigenvalues gives the same in exact arithmetic, but it is so steep at its zeros that rounding
+of ``Q`` costs half of the digits.)
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def known_spectrum(constraint: Constraint) -> dict[float, int] | None:
 class CasimirSpectrum(Spectrum):
     """Components of a weight as Ritz vectors of ``Q`` in its Krylov space; nothing of size ``d x d`` is formed.
 
-    Cost: at most ``K`` applications of ``Q`` a call, memory ``2 K`` weights, ``K`` the number of eigenvalues; ``K`` times
-    that for a gradient. Exact up to rounding, ``u sigma_max^2 / gap``.
+    Cost: at most ``K`` applications of ``Q`` a call, memory ``2 K`` weights, ``K`` the number of eigenvalues; ``K``
+    times that for a gradient. Exact up to rounding, ``u sigma_max^2 / gap``.
     """
 
     method: Method = "casimir"

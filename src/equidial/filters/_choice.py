@@ -12,7 +12,7 @@ from equidial.filters._constraint import Constraint
 from equidial.filters._matrix_free import TOLERANCE, MatrixFreeSpectrum
 from equidial.filters._reflected import ReflectedSpectrum
 from equidial.filters._spectrum import BasisSpectrum, IsotypicSpectrum, Method, Spectrum, TwoSidedSpectrum
-from equidial.representations import DirectSum, Eigenbasis
+from equidial.representations import BlockBasis, DirectSum, Eigenbasis
 
 DENSE_LIMIT = 1024
 """Largest dimension of the weight space at which the dense method is chosen unasked."""
@@ -127,7 +127,7 @@ def _dense(constraint: Constraint) -> Spectrum:
     elif len(matrix) < constraint.dim:
         matrix = torch.cat([matrix, matrix.new_zeros(constraint.dim - len(matrix), constraint.dim)])
     _, sigma, vh = torch.linalg.svd(matrix, full_matrices=False)
-    return BasisSpectrum(constraint, vh.mT.contiguous(), sigma, "dense")
+    return BasisSpectrum(constraint, BlockBasis((vh.mT.contiguous(),)), sigma, "dense")
 
 
 def _closed_form(constraint: Constraint, basis_in: Eigenbasis, basis_out: Eigenbasis) -> Spectrum:

@@ -85,12 +85,14 @@ def _odd_dimension(constraint: Constraint, inner: Spectrum, letter: Letter) -> i
         on_zero = (inner.index == 0).to(torch.complex128)
         diagonals = []
         for basis, mapped in ((inner.basis_out, letter.on_output), (inner.basis_in, letter.on_input)):
-            u = torch.block_diag(*(block for copies, block in basis.blocks for _ in range(copies)))
+            u = basis.to_dense()
             diagonals.append(torch.einsum("ij,ij->j", u.conj(), mapped.to_dense().to(u.dtype) @ u))
         trace = float((diagonals[0] @ on_zero @ diagonals[1].conj()).real)
     else:
         assert isinstance(inner, BasisSpectrum), "full spectra are of these kinds"
-        columns = inner.basis[:, inner.index == 0].mT.reshape(-1, constraint.rep_out.dim, constraint.rep_in.dim)
+        columns = inner.basis.to_dense()[:, inner.index == 0].mT.reshape(
+            -1, constraint.rep_out.dim, constraint.rep_in.dim
+        )
         moved = letter.on_output.on_last_axis(letter.on_input.on_last_axis(columns).mT).mT
         trace = float((columns * moved).sum())
     return round((inner.multiplicity[0] - trace) / 2)

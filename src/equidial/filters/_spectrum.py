@@ -15,13 +15,14 @@ filters are ``sum_k f_k P_k W``. Ways to get there, chosen by :mod:`equidial.fil
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 
 from equidial.filters._constraint import Constraint
-from equidial.representations import Eigenbasis, map_blocks
+from equidial.representations import BlockBasis, Eigenbasis
 
 Method = Literal["closed_form", "dense", "isotypic", "casimir", "chebyshev", "subspace", "cg"]
 """How components are computed; the last three are matrix-free, see :mod:`equidial.filters._matrix_free`."""
@@ -106,7 +107,7 @@ class Spectrum(ABC):
 class BasisSpectrum(Spectrum):
     """A real orthonormal basis of the weight space, columns with a singular value each."""
 
-    def __init__(self, constraint: Constraint, basis: torch.Tensor, sigma: torch.Tensor, method: Method):
+    def __init__(self, constraint: Constraint, basis: BlockBasis, sigma: torch.Tensor, method: Method):
         values, index = cluster(sigma, constraint)
         super().__init__(constraint, values, torch.bincount(index, minlength=len(values)).tolist())
         self.method = method
@@ -115,24 +116,25 @@ class BasisSpectrum(Spectrum):
 
     def analyse(self, weight: torch.Tensor) -> torch.Tensor:
         """``[..., dim]``: components in the basis."""
-        return self._flat(weight) @ self.tensors(weight)[1]
+        _, _, *blocks = self.tensors(weight)
+        return self.basis.coefficients(self._flat(weight), blocks)
 
     def energies(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Sums of squares by cluster."""
         total = coefficients.square().reshape(-1, coefficients.shape[-1]).sum(0)
-        return coefficients.new_zeros(len(self.sigma)).index_add(0, self.tensors(coefficients)[2], total)
+        return coefficients.new_zeros(len(self.sigma)).index_add(0, self.tensors(coefficients)[1], total)
 
     def synthesise(self, coefficients: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         """Two products with the basis in all."""
-        _, basis, index = self.tensors(coefficients)
-        flat = (coefficients * factors[index]) @ basis.mT
+        _, index, *blocks = self.tensors(coefficients)
+        flat = self.basis.combine(coefficients * factors[index], blocks)
         return flat if self.constraint.invariant else flat.unflatten(-1, self.constraint.shape)
 
     def _flat(self, weight: torch.Tensor) -> torch.Tensor:
         return weight if self.constraint.invariant else weight.flatten(-2)
 
     def _build_tensors(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        return self.basis.to(device, dtype), self.index.to(device)
+        return self.index.to(device), *self.basis.tensors(device, dtype)
 
 
 class TwoSidedSpectrum(Spectrum):
@@ -144,13 +146,15 @@ class TwoSidedSpectrum(Spectrum):
         values, index = cluster(sigma, constraint)
         super().__init__(constraint, values, torch.bincount(index.flatten(), minlength=len(values)).tolist())
         self.basis_in, self.basis_out, self.index = basis_in, basis_out, index
+        self._counts = [[len(tensors) for tensors in basis.tensors()] for basis in (basis_in, basis_out)]
 
     def analyse(self, weight: torch.Tensor) -> torch.Tensor:
         """``U_Y^* W U_X``, complex ``[..., d_Y, d_X]``."""
         matrices = self.constraint.as_matrices(weight)
         matrices = matrices.to(torch.promote_types(weight.dtype, torch.complex64))
-        right = self._on_last_axis(matrices, weight, "in", lambda u: u)
-        return self._on_last_axis(right.mT, weight, "out", torch.conj).mT
+        tensors_in, tensors_out = self._bases(weight)
+        right = self.basis_in.times(matrices, tensors_in)
+        return self.basis_out.times(right.mT.conj(), tensors_out).conj().mT
 
     def energies(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Sums of squared moduli by cluster."""
@@ -162,34 +166,20 @@ class TwoSidedSpectrum(Spectrum):
     def synthesise(self, coefficients: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         """The real part of ``U_Y (M o C) U_X^*``; its imaginary part is rounding."""
         masked = coefficients * factors[self.tensors(factors)[1]]
-        right = self._on_last_axis(masked, factors, "in", lambda u: u.mH)
-        both = self._on_last_axis(right.mT, factors, "out", lambda u: u.mT).mT
+        tensors_in, tensors_out = self._bases(factors)
+        right = self.basis_in.times_adjoint(masked, tensors_in)
+        both = self.basis_out.times_adjoint(right.mT.conj(), tensors_out).mT
         return self.constraint.from_matrices(both.real)
 
     def _build_tensors(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        complex_dtype = torch.promote_types(dtype, torch.complex64)
-        blocks = [u.to(device, complex_dtype) for _, u in (*self.basis_in.blocks, *self.basis_out.blocks)]
-        return (self.index.to(device), *blocks)
+        bases = (self.basis_in, self.basis_out)
+        return (self.index.to(device), *(t for basis in bases for ts in basis.tensors(device, dtype) for t in ts))
 
-    def _on_last_axis(
-        self,
-        x: torch.Tensor,
-        like: torch.Tensor,
-        side: Literal["in", "out"],
-        view: Callable[[torch.Tensor], torch.Tensor],
-    ) -> torch.Tensor:
-        """``x view(U)`` on the last axis, block by block, with ``U`` the basis of one side."""
-        _, _, *blocks = self.tensors(like)
-        basis = self.basis_in if side == "in" else self.basis_out
-        count = len(self.basis_in.blocks)
-        chosen = blocks[:count] if side == "in" else blocks[count:]
-
-        def times(u: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-            return lambda part: part @ view(u)
-
-        return map_blocks(
-            x, [(copies, u.shape[0], times(u)) for (copies, _), u in zip(basis.blocks, chosen, strict=True)]
-        )
+    def _bases(self, like: torch.Tensor) -> list[list[tuple[torch.Tensor, ...]]]:
+        """The tensors of both bases on the device of ``like``, block by block."""
+        _, _, *flat = self.tensors(like)
+        rest = iter(flat)
+        return [[tuple(islice(rest, count)) for count in counts] for counts in self._counts]
 
 
 class IsotypicSpectrum(Spectrum):

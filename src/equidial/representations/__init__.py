@@ -8,8 +8,10 @@
 
 from __future__ import annotations
 
-from equidial.representations._base import DirectSum, Eigenbasis, Representation, ResidualGenerator
+from equidial.representations._base import DirectSum, Representation, ResidualGenerator
+from equidial.representations._blocks import BlockBasis
 from equidial.representations._circle import CircleBasis, pixel_coordinates
+from equidial.representations._eigenbasis import Eigenbasis
 from equidial.representations._elementary import Trivial, Vector
 from equidial.representations._maps import FunctionMap, LinearMap, SparseMap, map_blocks
 from equidial.representations._matrices import FactorRepresentation, MatrixRepresentation
@@ -17,8 +19,10 @@ from equidial.representations._pixels import Pixels
 from equidial.representations._regular import Regular
 from equidial.representations._tensor import Dual, Hom, Tensor, TensorProduct
 from equidial.representations._text import parse, tokens
+from equidial.representations._unitary import UnitaryMap
 
 __all__ = [
+    "BlockBasis",
     "CircleBasis",
     "DirectSum",
     "Dual",
@@ -36,6 +40,7 @@ __all__ = [
     "Tensor",
     "TensorProduct",
     "Trivial",
+    "UnitaryMap",
     "Vector",
     "map_blocks",
     "parse",

@@ -6,66 +6,29 @@ import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
 from equidial.errors import ArgumentError, GroupActionError, explain
 from equidial.groups import Group, GroupElement
+from equidial.representations._eigenbasis import Eigenbasis
 from equidial.representations._maps import BlockDiagonalMap, LinearMap, identity_map
+from equidial.representations._unitary import UnitaryMap
 
 
 @dataclass(frozen=True)
 class ResidualGenerator:
     """A symmetry of the space that the action misses, joined to the constraint as one more discrete letter.
 
-    Where an exact real circle action does not exist, one direction ``u`` is left still by the action and turned
-    over by the true quarter (or half) turn. This letter moves ``u`` alone, so that it is never kept as symmetric.
+    Where an exact real circle action does not exist, some directions are left still by the action and turned over
+    by the true quarter (or half) turn. This letter moves them alone, so that they are never kept as symmetric.
     """
 
     name: str
     length: float
     map: LinearMap
-
-
-@dataclass(frozen=True)
-class Eigenbasis:
-    """A unitary basis in which every generator is diagonal.
-
-    ``blocks``: ``(copies, U)`` with ``U`` complex unitary ``[k, k]``, columns the vectors; the basis is block
-    diagonal, copies outermost. ``values``: ``[generators, d]`` complex, Lie generators first, then discrete.
-    ``residuals``: eigenvalues ``[d]`` of each residual generator by name. ``paired``: columns of each block are
-    real or come as adjacent pairs ``(u, conj u)``.
-    """
-
-    blocks: tuple[tuple[int, torch.Tensor], ...]
-    values: torch.Tensor
-    residuals: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    paired: bool = True
-
-    @property
-    def dim(self) -> int:
-        """Dimension of the space."""
-        return sum(copies * block.shape[0] for copies, block in self.blocks)
-
-    def real_basis(self) -> torch.Tensor:
-        """Real orthonormal columns spanning the same eigenspaces up to conjugation, ``[d, d]`` float64.
-
-        A pair ``(u, conj u)`` becomes ``(sqrt2 Re u, sqrt2 Im u)``. Needs one block that stands once.
-        """
-        ((copies, u),) = self.blocks
-        assert copies == 1, "a real basis is asked of single blocks only"
-        assert self.paired, "a real basis needs its columns in conjugate pairs"
-        out = u.real.clone()
-        column = 0
-        while column < u.shape[1]:
-            if u[:, column].imag.abs().max() > 0:
-                out[:, column] = math.sqrt(2) * u[:, column].real
-                out[:, column + 1] = math.sqrt(2) * u[:, column].imag
-                column += 1
-            column += 1
-        return out
 
 
 class Representation(ABC):
@@ -182,6 +145,19 @@ class Representation(ABC):
     def eigenbasis(self) -> Eigenbasis | None:
         """A common eigenbasis of all generators, or ``None`` where they do not commute or none is declared."""
         return None
+
+    def eigenbasis_error(self) -> tuple[float, float]:
+        """Bounds ``(residue, loss)`` of the rounding in :meth:`eigenbasis` for a group with one Lie generator ``A``.
+
+        ``loss >= ||U^* U - I||`` and ``residue >= ||A U - U diag(values)|| + 2 loss max|values|`` (theory 4). Default:
+        from the matrices, cost O(d^3).
+        """
+        basis = self.eigenbasis()
+        assert basis is not None, "asked of declared eigenbases only"
+        u, values = basis.to_dense(), basis.values[0]
+        loss = float((u.mH @ u - torch.eye(self.dim)).norm())
+        residue = float((self.generators()[0].to_dense().to(u.dtype) @ u - u * values).norm())
+        return residue + 2 * loss * float(values.abs().max()), loss
 
     @property
     def is_permutation(self) -> bool:
@@ -319,7 +295,7 @@ class DirectSum(Representation):
         bases = [(copies, rep.eigenbasis()) for copies, rep in self.terms]
         if any(basis is None for _, basis in bases):
             return None
-        blocks: list[tuple[int, torch.Tensor]] = []
+        blocks: list[tuple[int, torch.Tensor | UnitaryMap]] = []
         values, names = [], [r.name for r in self.residual_generators()]
         residuals: dict[str, list[torch.Tensor]] = {name: [] for name in names}
         for copies, basis in bases:
@@ -340,6 +316,11 @@ class DirectSum(Representation):
             {name: torch.cat(parts) for name, parts in residuals.items()},
             paired=all(basis is not None and basis.paired for _, basis in bases),
         )
+
+    def eigenbasis_error(self) -> tuple[float, float]:
+        """The largest of the terms'."""
+        residues, losses = zip(*(rep.eigenbasis_error() for _, rep in self.terms), strict=True)
+        return max(residues), max(losses)
 
     @property
     def is_orthogonal(self) -> bool:

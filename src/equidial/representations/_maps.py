@@ -258,6 +258,10 @@ class BlockDiagonalMap(LinearMap):
         """Sum over the blocks."""
         return sum(copies * block.trace() for copies, block in self.blocks)
 
+    def to_dense(self) -> torch.Tensor:
+        """The matrices of the blocks along the diagonal."""
+        return torch.block_diag(*(dense for n, block in self.blocks for dense in [block.to_dense()] * n))
+
     def norm_bound(self) -> float:
         """The largest of the blocks'."""
         return max(block.norm_bound() for _, block in self.blocks)

@@ -10,12 +10,18 @@ import torch
 
 from equidial.errors import ArgumentError, GroupActionError, explain
 from equidial.groups import SO2, C, Flip, Group, GroupElement, PlanarGroup, Shift
+from equidial.representations import _circle, _rings
 from equidial.representations._base import Eigenbasis, Representation, ResidualGenerator
-from equidial.representations._circle import CONSTRUCTION, CircleBasis, circle_basis
-from equidial.representations._maps import DenseMap, LinearMap, PermutationMap, identity_map
+from equidial.representations._blocks import PlanesMap
+from equidial.representations._circle import CircleBasis
+from equidial.representations._maps import LinearMap, PermutationMap, identity_map
+from equidial.representations._unitary import FourierUnitary, PairedUnitary
 
 # Above this size a dense eigenbasis (16 d^2 bytes) is left aside; finite groups then use their group sums.
 _DENSE_LIMIT = 4096
+
+# Up to this many pixels the circle acts through the disc harmonics, whose cost grows as d^3; beyond through rings.
+_HARMONICS_LIMIT = 6400
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,9 +32,10 @@ class Pixels(Representation):
     quarter turn), about the centre of the grid. Shifts move towards larger indices and come back at the border.
 
     * C(2), C(4), D(1), D(2), D(4), Flip and cyclic shifts permute pixels, exactly, in every dtype.
-    * SO(2) and the other C(n) act by a real orthogonal circle action (:mod:`equidial.representations._circle`):
-      a homomorphism, equal to the exact quarter turn of a square (half turn of a rectangle) at its angle. Where
-      that is impossible, ``exactness`` says so and ``residual_generators`` holds the missing letter.
+    * SO(2) and the other C(n) act by a real orthogonal circle action (:mod:`equidial.representations._circle`; on
+      more than 6400 pixels :mod:`equidial.representations._rings`): a homomorphism, equal to the exact quarter turn
+      of a square (half turn of a rectangle) at its angle. Where that is impossible, ``exactness`` says so and
+      ``residual_generators`` holds the missing letter.
 
     ``shape`` is ``(h, w)``, or ``(n,)`` for one dimension (half turn and left-right mirror reverse the order),
     or up to three axes for shifts. Raises ``GroupActionError`` where the group cannot act on the grid.
@@ -120,7 +127,11 @@ class Pixels(Representation):
     @cached_property
     def circle(self) -> CircleBasis:
         """The basis of the circle action (SO(2) and C(n) beyond quarter turns)."""
-        return circle_basis(*self._hw)
+        return _rings.rings_basis(*self._hw) if self._on_rings else _circle.circle_basis(*self._hw)
+
+    @property
+    def _on_rings(self) -> bool:
+        return self.dim > _HARMONICS_LIMIT
 
     @property
     def exactness(self) -> str:
@@ -128,11 +139,12 @@ class Pixels(Representation):
         if self.is_permutation:
             return "exact permutation of the pixels"
         turn = "quarter turn" if self.shape[0] == self.shape[-1] else "half turn"
-        text = f"orthogonal circle action, {turn} exact"
-        if self.circle.unpaired is not None:
-            text += " but for one direction"
-        if self.circle.free_singles:
-            text += f", {self.circle.free_singles} unpaired direction kept still"
+        text = f"orthogonal circle action{' on rings of pixels' if self._on_rings else ''}, {turn} exact"
+        missed, free = len(self.circle.unpaired), self.circle.free_singles
+        if missed:
+            text += " but for " + ("one direction" if missed == 1 else f"{missed} directions")
+        if free:
+            text += f", {free} unpaired {'direction' if free == 1 else 'directions'} kept still"
         return text
 
     @property
@@ -145,43 +157,51 @@ class Pixels(Representation):
         """``4 ||V^T V - I||_F`` and the rounding of the products that form ``rho(g)``; 0 for permutations."""
         if self.is_permutation:
             return 0.0
-        gram = self.circle.vectors.mT @ self.circle.vectors
-        deviation = float((gram - torch.eye(self.dim, dtype=torch.float64)).norm())
-        return 4 * deviation + 2 * self.dim * torch.finfo(torch.float64).eps
+        largest = max(len(block) for block in self.circle.basis.blocks)
+        # a product with a block of size k loses at most k u times sqrt(k); there are two of them
+        return 4 * self._deviation + 2 * largest**1.5 * torch.finfo(torch.float64).eps
+
+    @cached_property
+    def _deviation(self) -> float:
+        return self.circle.basis.deviation()
 
     @property
     def constructions(self) -> frozenset[str]:
-        """The disc harmonics where the action is not a permutation."""
-        return frozenset() if self.is_permutation else frozenset({CONSTRUCTION})
+        """The disc harmonics or the rings, where the action is not a permutation."""
+        if self.is_permutation:
+            return frozenset()
+        return frozenset({_rings.CONSTRUCTION if self._on_rings else _circle.CONSTRUCTION})
 
     def generators(self) -> tuple[LinearMap, ...]:
-        """``d rho(A) = V diag-blocks([[0, -m], [m, 0]]) V^T``, stored exactly skew."""
+        """``d rho(A) = V diag-blocks([[0, -m], [m, 0]]) V^T``, skew by construction."""
         if self.group.lie_dim == 0:
             return ()
-        v, m = self.circle.vectors, self.circle.frequency.to(torch.float64)
-        # columns (c, s) of a pair: A c = m s, A s = -m c
-        image = torch.zeros_like(v)
-        first = torch.nonzero(m > 0).ravel()
-        image[:, first] = v[:, first + 1] * m[first]
-        image[:, first + 1] = -v[:, first] * m[first]
-        a = image @ v.mT
-        return (DenseMap((a - a.mT) / 2),)
+        frequency = self.circle.frequency[self.circle.pairs[0]].to(torch.float64)
+        return (self._planes(torch.zeros(self.dim, dtype=torch.float64), frequency),)
+
+    def _planes(self, diagonal: torch.Tensor, turning: torch.Tensor) -> PlanesMap:
+        return PlanesMap(self.circle.basis, self.circle.pairs, diagonal, turning)
 
     def discrete_generators(self) -> tuple[LinearMap, ...]:
         """Permutations where they exist, else the circle action at the angle of the generator."""
         return tuple(self.map_of(s.element) for s in self.group.discrete_generators())
 
     def residual_generators(self) -> tuple[ResidualGenerator, ...]:
-        """The exact turn on the one direction that the circle action misses, if there is one."""
-        if self.is_permutation or self.circle.unpaired is None:
+        """The exact turn on the directions that the circle action misses, if there are any."""
+        if self.is_permutation or not self.circle.unpaired:
             return ()
-        u = self.circle.vectors[:, self.circle.unpaired]
         name, length = ("quarter turn", math.pi / 2) if self.shape[0] == self.shape[-1] else ("half turn", math.pi)
-        mirror = torch.eye(self.dim, dtype=torch.float64) - 2 * torch.outer(u, u)
-        return (ResidualGenerator(name, length, DenseMap(mirror)),)
+        turned = self._planes(self._signs, torch.zeros(self.circle.pairs.shape[1], dtype=torch.float64))
+        return (ResidualGenerator(name, length, turned),)
+
+    @property
+    def _signs(self) -> torch.Tensor:
+        signs = torch.ones(self.dim, dtype=torch.float64)
+        signs[list(self.circle.unpaired)] = -1
+        return signs
 
     def map_of(self, g: GroupElement) -> LinearMap:
-        """A gather for a permutation of the grid; else ``V R(theta) V^T``, dense."""
+        """A gather for a permutation of the grid; else ``V R(theta) V^T``, never formed."""
         if isinstance(g.group, Shift):
             grid = torch.arange(self.dim).reshape(self.shape)
             return PermutationMap(torch.roll(grid, g.value, tuple(range(len(self.shape)))).ravel())
@@ -190,20 +210,15 @@ class Pixels(Representation):
         if lattice is not None and (self.is_permutation or self._turn_is_exact(lattice[0])):
             return PermutationMap(self._lattice_index(*lattice))
         angle, _ = self.group.angle_and_mirror(g.value)
-        v, m = self.circle.vectors, self.circle.frequency.to(torch.float64)
-        turned = v * torch.cos(m * angle)
-        first = torch.nonzero(m > 0).ravel()
-        sine = torch.sin(m[first] * angle)
-        turned[:, first] += v[:, first + 1] * sine
-        turned[:, first + 1] -= v[:, first] * sine
-        return DenseMap(turned @ v.mT)
+        phase = angle * self.circle.frequency.to(torch.float64)
+        return self._planes(torch.cos(phase), torch.sin(phase[self.circle.pairs[0]]))
 
     def _turn_is_exact(self, quarters: int) -> bool:
         """Whether the circle action equals the permutation at this many quarter turns."""
         h, w = self._hw
         if quarters == 0:
             return True
-        return self.circle.unpaired is None and (h == w or quarters == 2)
+        return not self.circle.unpaired and (h == w or quarters == 2)
 
     def _lattice_index(self, quarters: int, reflected: bool) -> torch.Tensor:
         grid = torch.arange(self.dim).reshape(self._hw)
@@ -211,39 +226,35 @@ class Pixels(Representation):
         return torch.rot90(grid, quarters, (0, 1)).ravel()
 
     def eigenbasis(self) -> Eigenbasis | None:
-        """Disc harmonics, or the Fourier basis of the orbits; ``None`` for D(n) and for very large grids."""
+        """Of the circle action, plane waves for shifts, or the Fourier basis of the orbits of C(n) and Flip.
+
+        ``None`` for D(n), and for finite groups of permutations on very large grids.
+        """
         return self._eigenbasis
+
+    def eigenbasis_error(self) -> tuple[float, float]:
+        """``(0, ||V^T V - I||_F)``: the action is that of the orthogonal factor of ``V``, with the same values."""
+        return 0.0, 0.0 if self.is_permutation else self._deviation
 
     @cached_property
     def _eigenbasis(self) -> Eigenbasis | None:
-        if self.dim > _DENSE_LIMIT:
-            return None
         if isinstance(self.group, Shift):
             return self._shift_eigenbasis()
-        if isinstance(self.group, SO2) or (isinstance(self.group, C) and not self.is_permutation):
+        if isinstance(self.group, SO2) or not self.is_permutation:
             return self._circle_eigenbasis()
-        if isinstance(self.group, C | Flip):
+        if isinstance(self.group, C | Flip) and self.dim <= _DENSE_LIMIT:
             return self._orbit_eigenbasis()
         return None
 
     def _circle_eigenbasis(self) -> Eigenbasis:
-        v, m = self.circle.vectors, self.circle.frequency
-        u = v.to(torch.complex128)
-        first = torch.nonzero(m > 0).ravel()
-        # A (c - i s) = i m (c - i s)
-        u[:, first] = torch.complex(v[:, first], -v[:, first + 1]) / math.sqrt(2)
-        u[:, first + 1] = u[:, first].conj()
+        m = self.circle.frequency.to(torch.float64)
         if self.group.lie_dim:
-            values = 1j * m.to(torch.complex128)[None]
+            values = torch.complex(torch.zeros_like(m), m)[None]
         else:
-            step = self.group.discrete_generators()[0].length
-            values = torch.exp(1j * step * m.to(torch.float64))[None]
-        residuals = {}
-        for residual in self.residual_generators():
-            sign = torch.ones(self.dim, dtype=torch.complex128)
-            sign[self.circle.unpaired] = -1
-            residuals[residual.name] = sign
-        return Eigenbasis(((1, u),), values, residuals)
+            values = torch.exp(1j * self.group.discrete_generators()[0].length * m)[None]
+        residuals = {r.name: self._signs.to(torch.complex128) for r in self.residual_generators()}
+        # A (c - i s) = i m (c - i s)
+        return Eigenbasis(((1, PairedUnitary(self.circle.basis, self.circle.pairs)),), values, residuals)
 
     def _orbit_eigenbasis(self) -> Eigenbasis:
         """Fourier vectors of the cycles of the generator's permutation, ``f[p_j] = w^j``, eigenvalue ``w``."""
@@ -277,19 +288,7 @@ class Pixels(Representation):
 
     def _shift_eigenbasis(self) -> Eigenbasis:
         """Plane waves ``e^(2 pi i k.p / shape)``; a step along axis ``a`` multiplies by ``e^(-2 pi i k_a / n_a)``."""
-        frequencies = torch.cartesian_prod(*(torch.arange(n) for n in self.shape)).reshape(self.dim, -1)
-        order = []
-        for row, k in enumerate(frequencies.tolist()):
-            partner = 0
-            for n, component in zip(self.shape, k, strict=True):
-                partner = partner * n + (-component % n)
-            if partner >= row:
-                order += [row] if partner == row else [row, partner]
-        k = frequencies[order].to(torch.float64)
-        scaled = k / torch.tensor(self.shape, dtype=torch.float64)
-        phase = 2 * math.pi * (frequencies.to(torch.float64) @ scaled.mT)
-        u = torch.polar(torch.ones_like(phase), phase) / math.sqrt(self.dim)
-        self_conjugate = ((2 * frequencies[order]) % torch.tensor(self.shape) == 0).all(dim=1)
-        u[:, self_conjugate] = u[:, self_conjugate].real.to(torch.complex128)
-        values = torch.polar(torch.ones_like(scaled.mT), -2 * math.pi * scaled.mT)
-        return Eigenbasis(((1, u),), values)
+        frequencies = torch.cartesian_prod(*(torch.arange(n, dtype=torch.float64) / n for n in self.shape))
+        phase = -2 * math.pi * frequencies.reshape(self.dim, -1).mT
+        values = torch.polar(torch.ones_like(phase), phase)
+        return Eigenbasis(((1, FourierUnitary(self.shape)),), values, paired=False)

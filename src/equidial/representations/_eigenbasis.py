@@ -1,0 +1,83 @@
+"""Unitary bases in which all generators are diagonal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+
+import torch
+
+from equidial.representations._blocks import BlockBasis
+from equidial.representations._maps import map_blocks
+from equidial.representations._unitary import DenseUnitary, PairedUnitary, UnitaryMap
+
+
+@dataclass(frozen=True)
+class Eigenbasis:
+    """A unitary basis in which every generator is diagonal.
+
+    ``blocks``: ``(copies, U)`` with ``U`` unitary, a complex matrix ``[k, k]`` whose columns are the vectors, or a
+    :class:`UnitaryMap`; the basis is block diagonal, copies outermost. ``values``: ``[generators, d]`` complex, Lie
+    generators first, then discrete. ``residuals``: eigenvalues ``[d]`` of each residual generator by name.
+    ``paired``: columns of each matrix are real or come as adjacent pairs ``(u, conj u)``.
+    """
+
+    blocks: tuple[tuple[int, torch.Tensor | UnitaryMap], ...]
+    values: torch.Tensor
+    residuals: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    paired: bool = True
+
+    @cached_property
+    def unitaries(self) -> tuple[tuple[int, UnitaryMap], ...]:
+        """The blocks, matrices among them as maps."""
+        return tuple((n, DenseUnitary(u) if isinstance(u, torch.Tensor) else u) for n, u in self.blocks)
+
+    @property
+    def dim(self) -> int:
+        """Dimension of the space."""
+        return sum(copies * u.dim for copies, u in self.unitaries)
+
+    def tensors(
+        self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float64
+    ) -> tuple[tuple[torch.Tensor, ...], ...]:
+        """What each block needs for a product on this device, in this real dtype."""
+        device = torch.device(device)
+        return tuple(u.tensors(device, dtype) for _, u in self.unitaries)
+
+    def times(self, x: torch.Tensor, tensors: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+        """``x U`` on the last axis of complex ``x``; ``tensors``: :meth:`tensors` for its device and dtype."""
+        pairs = zip(self.unitaries, tensors, strict=True)
+        return map_blocks(x, [(n, u.dim, partial(u.times, tensors=t)) for (n, u), t in pairs])
+
+    def times_adjoint(self, x: torch.Tensor, tensors: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+        """``x U^*``, the inverse of :meth:`times`."""
+        pairs = zip(self.unitaries, tensors, strict=True)
+        return map_blocks(x, [(n, u.dim, partial(u.times_adjoint, tensors=t)) for (n, u), t in pairs])
+
+    def to_dense(self) -> torch.Tensor:
+        """``U`` as one matrix, complex128 ``[d, d]``."""
+        eye = torch.eye(self.dim, dtype=torch.complex128)
+        return self.times(eye, self.tensors())
+
+    def real_basis(self) -> BlockBasis:
+        """Real orthonormal columns spanning the same eigenspaces up to conjugation, float64, column by column.
+
+        A pair ``(u, conj u)`` becomes ``(sqrt2 Re u, sqrt2 Im u)``. Needs one block that stands once.
+        """
+        ((copies, block),) = self.blocks
+        assert copies == 1, "a real basis is asked of single blocks only"
+        assert self.paired, "a real basis needs its columns in conjugate pairs"
+        if isinstance(block, PairedUnitary):
+            return block.basis
+        u = block if isinstance(block, torch.Tensor) else block.to_dense()
+        out = u.real.clone()
+        column = 0
+        while column < u.shape[1]:
+            if u[:, column].imag.abs().max() > 0:
+                out[:, column] = math.sqrt(2) * u[:, column].real
+                out[:, column + 1] = math.sqrt(2) * u[:, column].imag
+                column += 1
+            column += 1
+        return BlockBasis((out,))
