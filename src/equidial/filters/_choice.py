@@ -21,7 +21,7 @@ _SMALL = 256  # the same where the Casimir spectrum is known
 
 _DENSE_MEMORY = 4 * 2**30  # bytes that an explicit method="dense" may take
 
-_MATRIX_FREE = ("chebyshev", "subspace", "cg")
+_MATRIX_FREE = ("chebyshev", "lanczos", "subspace", "cg")
 
 
 def build_spectrum(
@@ -31,8 +31,9 @@ def build_spectrum(
 
     Order of choice: ``closed_form`` where all generators have a common eigenbasis (normal and commuting), ``dense``
     up to a weight space of ``DENSE_LIMIT`` dimensions, ``isotypic`` sums of a finite group with a character table,
-    ``casimir`` where the eigenvalues of the Gram operator are known, else matrix-free: ``chebyshev`` for ``taper`` and
-    ``exponential``, ``subspace`` for ``hard`` and exact symmetry, ``cg`` for ``nearest``. What those lose is said in
+    ``casimir`` where the eigenvalues of the Gram operator are known, else matrix-free: ``chebyshev`` for ``taper``,
+    ``lanczos`` for ``exponential``, ``subspace`` for ``hard`` and exact symmetry, ``cg`` for ``nearest``. What those
+    lose is said in
     :mod:`equidial.filters._matrix_free`. Raises ``ArgumentError`` where the method asked for cannot treat the
     constraint, or where the dense one would not fit in memory.
     """
@@ -118,7 +119,7 @@ def _dense(constraint: Constraint) -> Spectrum:
                 f"a dense constraint of at most {_DENSE_MEMORY / 2**30:.0f} GiB",
                 f"{need / 2**30:.1f} GiB for {constraint.name} ({constraint.dim} dimensions)",
                 "use method=None to choose, 'closed_form', 'isotypic' or 'casimir', or a matrix-free one: "
-                "'chebyshev' (taper, exponential), 'subspace' (hard), 'cg' (nearest)",
+                "'chebyshev' (taper), 'lanczos' (exponential), 'subspace' (hard), 'cg' (nearest)",
             )
         )
     matrix = constraint.dense()

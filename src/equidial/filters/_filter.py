@@ -292,8 +292,9 @@ def invariant_filter(
         threshold: ``b`` of paper A on singular values of ``L``, or ``beta`` of ``nearest``, in units of 1 / length.
         max_error: the largest setting whose a priori bound over the whole group stays below this.
         response: ``nearest``, ``hard``, ``taper`` or ``exponential``.
-        method: ``closed_form``, ``dense``, ``isotypic``, ``casimir``; matrix-free ``chebyshev`` (taper, exponential),
-            ``subspace`` (hard), ``cg`` (nearest); or ``None`` for the cheapest exact one, matrix-free last.
+        method: ``closed_form``, ``dense``, ``isotypic``, ``casimir``; matrix-free ``chebyshev`` (taper),
+            ``lanczos`` (exponential), ``subspace`` (hard), ``cg`` (nearest); or ``None`` for the cheapest exact one,
+            matrix-free last.
         tolerance: of the matrix-free methods, relative to the weight.
 
     Raises:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -143,6 +144,37 @@ def _projected(space: KrylovSpace, norm: float, beta: float, budget: float) -> t
         abs(multiplier * space.off[-1] * float(coordinates[-1])) / norm if math.isfinite(multiplier) else math.inf
     )
     return coordinates, multiplier, residual
+
+
+def krylov_function(
+    constraint: Constraint,
+    matrices: torch.Tensor,
+    response: Callable[[torch.Tensor], torch.Tensor],
+    tolerance: float,
+) -> torch.Tensor:
+    """``sum_k f(sigma_k) P_k W`` with ``f`` on the Ritz values of the Krylov space of ``Q`` and ``W``.
+
+    Stops when eight more steps moved the result by less than a tenth of ``tolerance ||W||``, twice in a row, or when
+    the space is exhausted: then it is exact.
+    """
+    norm = float(matrices.norm())
+    if norm == 0:
+        return matrices
+    space = KrylovSpace(constraint, matrices)
+    before, quiet, moved = torch.zeros(0, dtype=torch.float64), 0, math.inf
+    while len(space.alpha) < MAX_STEPS:
+        space.extend()
+        if len(space.alpha) % 8 and not space.exhausted:
+            continue
+        ritz, mix = space.ritz()
+        coordinates = mix @ (response(ritz.clamp_min(0.0).sqrt()) * mix[0])
+        padded = torch.nn.functional.pad(before, (0, len(coordinates) - len(before)))
+        moved = float((coordinates - padded).norm())
+        quiet = quiet + 1 if moved <= tolerance / 10 else 0
+        if quiet == 2 or space.exhausted:
+            return (norm * coordinates @ space.basis()).reshape(matrices.shape).to(matrices.dtype)
+        before = coordinates
+    raise _unreached("the filtered weight", constraint, moved, tolerance)
 
 
 def krylov_null(constraint: Constraint, matrices: torch.Tensor, tolerance: float) -> torch.Tensor:

@@ -1,8 +1,12 @@
 """Filters where no full spectrum can be had: only products with the Gram operator ``Q`` (theory 3).
 
-* ``chebyshev`` (taper, exponential): the response as a Chebyshev series in ``Q`` on ``[0, Lambda]``, ``Lambda`` the
+* ``chebyshev`` (taper): the response as a Chebyshev series in ``Q`` on ``[0, Lambda]``, ``Lambda`` the
   rigorous bound ``sum_s ((||A_X|| + ||A_Y||) / |s|)^2``: Lanczos finds a lower bound of the top eigenvalue only, and
-  outside its interval a Chebyshev series explodes. A polynomial is never exactly 0 beyond ``b``: no a priori bound.
+  outside its interval a Chebyshev series explodes. Its error is checked on a fine grid before use. A polynomial is
+  never exactly 0 beyond ``b``: no a priori bound.
+* ``lanczos`` (exponential, whose kink at 0 makes series converge like 1 / degree): the response on the Ritz values of
+  the Krylov space of each weight, which find the few small singular values. Its error is estimated, not bounded: the
+  last steps must have moved the result by less than a tenth of the tolerance.
 * ``subspace`` (hard, and the exactly symmetric end of every response): an orthonormal basis of the directions with
   ``sigma <= b`` from a block filtered by a Chebyshev series that vanishes beyond ``2 b``. The block grows until it has
   linearly dependent columns after the filter: then it holds all of them, up to the tolerance.
@@ -17,7 +21,6 @@ A tolerance that is not reached raises ``ToleranceError``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +29,7 @@ import torch
 
 from equidial.errors import ArgumentError, ToleranceError, explain
 from equidial.filters._constraint import Constraint
-from equidial.filters._krylov import krylov_nearest, krylov_null
+from equidial.filters._krylov import krylov_function, krylov_nearest, krylov_null
 from equidial.filters._responses import subspace_factors
 
 TOLERANCE = 1e-8
@@ -60,13 +63,14 @@ class MatrixFreeSpectrum:
         self.tolerance = tolerance
         self.asked = method
         self.top = constraint.scale**2 * (1 + 1e-12)
-        self._series: dict[tuple[str, float], _Series] = {}
+        self._series: dict[float, _Series] = {}
         self._bases: dict[float, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def method_for(self, response: str, threshold: float) -> str:
-        """``chebyshev``, ``subspace`` or ``cg``; raises ``ArgumentError`` where another one was asked for."""
+        """The matrix-free method of a response; raises ``ArgumentError`` where another one was asked for."""
         subspace = response == "hard" or threshold == 0
-        method = "cg" if response == "nearest" else "subspace" if subspace else "chebyshev"
+        smooth = "chebyshev" if response == "taper" else "lanczos"
+        method = "cg" if response == "nearest" else "subspace" if subspace else smooth
         if self.asked is not None and self.asked != method:
             raise ArgumentError(
                 explain(
@@ -77,9 +81,9 @@ class MatrixFreeSpectrum:
             )
         return method
 
-    def degree(self, response: str, threshold: float) -> int:
-        """Degree of the Chebyshev series of this response: the number of products with ``Q`` in each call."""
-        return self._chebyshev(response, threshold).degree
+    def degree(self, threshold: float) -> int:
+        """Degree of the Chebyshev series of the taper: the number of products with ``Q`` in each call."""
+        return self._chebyshev(threshold).degree
 
     def basis(self, threshold: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Orthonormal columns ``[dim, r]`` of the directions with ``sigma <= threshold``, and their ``sigma``."""
@@ -95,8 +99,16 @@ class MatrixFreeSpectrum:
         if method == "cg":
             found = _Nearest.apply(matrices, self, threshold, budget)
         elif method == "chebyshev":
-            series = self._chebyshev(response, threshold)
+            series = self._chebyshev(threshold)
             found = _Linear.apply(matrices, lambda x: self._apply_series(series, x))
+        elif method == "lanczos":
+            b = torch.tensor(threshold, dtype=torch.float64)
+            found = _Linear.apply(
+                matrices,
+                lambda x: krylov_function(
+                    self.constraint, x, lambda sigma: subspace_factors(response, sigma, b), self.tolerance
+                ),
+            )
         else:
             columns = self.basis(threshold)[0].to(weight.device, weight.dtype)
             flat = matrices.flatten(-2)
@@ -117,16 +129,10 @@ class MatrixFreeSpectrum:
         """``||L W||_F`` in float64."""
         return self.constraint.defect_norm(weight)
 
-    def _chebyshev(self, response: str, threshold: float) -> _Series:
-        key = (response, threshold)
-        if key not in self._series:
-
-            def function(q: np.ndarray) -> np.ndarray:
-                sigma = torch.from_numpy(np.sqrt(np.maximum(q, 0.0)))
-                return subspace_factors(response, sigma, torch.tensor(threshold, dtype=torch.float64)).numpy()
-
-            self._series[key] = chebyshev_series(function, self.top, self.tolerance, f"{response} at b={threshold:g}")
-        return self._series[key]
+    def _chebyshev(self, threshold: float) -> _Series:
+        if threshold not in self._series:
+            self._series[threshold] = taper_series(threshold, self.top, self.tolerance)
+        return self._series[threshold]
 
     def _apply_series(self, series: _Series, matrices: torch.Tensor) -> torch.Tensor:
         """Clenshaw's recurrence for ``sum_k c_k T_k(2 Q / top - 1) W``."""
@@ -150,7 +156,7 @@ class MatrixFreeSpectrum:
         dim = constraint.dim
         cut = max(2 * threshold, constraint.scale / 16)
         generator = torch.Generator().manual_seed(0)
-        series = self._chebyshev_for_subspace(cut)
+        series = taper_series(cut, self.top, 1e-12)
         size = min(16, dim)
         while True:
             if 8 * size * dim * 3 > _MAX_BLOCK_BYTES:
@@ -190,44 +196,48 @@ class MatrixFreeSpectrum:
             )
         return vectors[:, kept].contiguous(), sigma[kept]
 
-    def _chebyshev_for_subspace(self, cut: float) -> _Series:
-        def function(q: np.ndarray) -> np.ndarray:
-            sigma = torch.from_numpy(np.sqrt(np.maximum(q, 0.0)))
-            return subspace_factors("taper", sigma, torch.tensor(cut, dtype=torch.float64)).numpy()
-
-        return chebyshev_series(function, self.top, 1e-12, f"the directions with sigma <= {cut / 2:.4g}")
-
     def __deepcopy__(self, memo: dict[int, object]) -> MatrixFreeSpectrum:
         return self  # immutable but for what it has computed, and large
 
 
-def chebyshev_series(
-    function: Callable[[np.ndarray], np.ndarray], top: float, tolerance: float, what: str = "the response"
-) -> _Series:
-    """Chebyshev coefficients of ``function`` on ``[0, top]`` with an absolute error below ``tolerance``.
+def taper_series(threshold: float, top: float, tolerance: float) -> _Series:
+    """Chebyshev coefficients of the taper at ``threshold`` as a function of ``q = sigma^2`` on ``[0, top]``.
 
-    The degree is the smallest whose neglected coefficients sum to less than the tolerance, found on grids that double
-    until the tail of the coefficients is below it. Raises ``ToleranceError`` beyond ``MAX_DEGREE``.
+    The degree is the smallest whose neglected coefficients sum to less than half of the tolerance, on grids that double
+    until this holds and the series is within the tolerance on a fine grid of ``sigma`` (a step that falls between the
+    points of a coarse grid would go unseen). Raises ``ToleranceError`` beyond ``MAX_DEGREE``.
     """
+    fine = np.concatenate([np.linspace(0, 2 * threshold, 1001), np.linspace(0, math.sqrt(top), 1001)])
+    fine = fine[fine <= math.sqrt(top)]
+    expected = _taper(fine, threshold)
     points = 64
     while points <= 4 * MAX_DEGREE:
         angles = (np.arange(points) + 0.5) * np.pi / points
-        values = function((np.cos(angles) + 1) * top / 2)
+        values = _taper(np.sqrt((np.cos(angles) + 1) * top / 2), threshold)
         coefficients = np.asarray(scipy.fft.dct(values, type=2)) / points
         coefficients[0] /= 2
         tails = np.cumsum(np.abs(coefficients[::-1]))[::-1]
-        # what the grid could not resolve is aliased into the coefficients: it is as large as their upper half
         enough = np.nonzero(tails <= tolerance / 2)[0]
-        if len(enough) and enough[0] <= points // 2 and enough[0] <= MAX_DEGREE:
-            return _Series(coefficients[: max(int(enough[0]), 1)], top)
+        # an unresolved function is aliased into all coefficients, so that half of them must be idle
+        if len(enough) and enough[0] <= min(points // 2, MAX_DEGREE):
+            kept = coefficients[: max(int(enough[0]), 1)]
+            found = np.polynomial.chebyshev.chebval(2 * fine**2 / top - 1, kept)
+            if float(np.abs(found - expected).max()) <= tolerance:
+                return _Series(kept, top)
         points *= 2
     raise ToleranceError(
         explain(
-            f"a Chebyshev series for {what} with error below {tolerance:g} and degree at most {MAX_DEGREE}",
-            f"a tail of {float(tails[min(MAX_DEGREE, len(tails) - 1)]):.1e} there",
+            f"a Chebyshev series for the taper at b={threshold:g} with error below {tolerance:g} and degree at most "
+            f"{MAX_DEGREE}",
+            f"singular values up to {math.sqrt(top):g}, {math.sqrt(top) / threshold:.0f} times the threshold",
             "use a larger threshold, a looser tolerance, or response='nearest'",
         )
     )
+
+
+def _taper(sigma: np.ndarray, threshold: float) -> np.ndarray:
+    b = torch.tensor(threshold, dtype=torch.float64)
+    return subspace_factors("taper", torch.from_numpy(sigma), b).numpy()
 
 
 class _Linear(torch.autograd.Function):
@@ -236,13 +246,13 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, apply):
         """``A x``."""
-        ctx.apply = apply
+        ctx.map = apply
         return apply(x)
 
     @staticmethod
     def backward(ctx, grad):
         """``A grad``."""
-        return ctx.apply(grad), None
+        return ctx.map(grad), None
 
 
 class _Nearest(torch.autograd.Function):

@@ -24,8 +24,8 @@ import torch
 from equidial.filters._constraint import Constraint
 from equidial.representations import BlockBasis, Eigenbasis
 
-Method = Literal["closed_form", "dense", "isotypic", "casimir", "chebyshev", "subspace", "cg"]
-"""How components are computed; the last three are matrix-free, see :mod:`equidial.filters._matrix_free`."""
+Method = Literal["closed_form", "dense", "isotypic", "casimir", "chebyshev", "lanczos", "subspace", "cg"]
+"""How components are computed; the last four are matrix-free, see :mod:`equidial.filters._matrix_free`."""
 
 
 def cluster(sigma: torch.Tensor, constraint: Constraint) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+_EXACT_NORM = 1024  # up to this size a norm is computed, beyond it is bounded
+
 
 class LinearMap(ABC):
     """A real ``d x d`` linear map in float64: ``A @ x`` for ``x`` of shape ``[d]`` or ``[d, k]``."""
@@ -67,6 +69,13 @@ class DenseMap(LinearMap):
     def trace(self) -> float:
         """The trace of the matrix."""
         return float(self.matrix.trace())
+
+    def norm_bound(self) -> float:
+        """The largest singular value up to 1024 dimensions, else ``sqrt(||A||_1 ||A||_inf)``; rounding included."""
+        if self.dim > _EXACT_NORM:
+            return super().norm_bound()
+        largest = float(torch.linalg.matrix_norm(self.matrix, ord=2)) if self.dim else 0.0
+        return largest * (1 + 8 * self.dim * torch.finfo(torch.float64).eps)
 
 
 class PermutationMap(LinearMap):
