@@ -23,6 +23,7 @@ import numpy as np
 import scipy.special
 import torch
 
+from equidial.representations._bessel import BesselTable, neumann_zeros
 from equidial.representations._blocks import BlockBasis
 
 CONSTRUCTION = "disc-harmonics-1"
@@ -218,14 +219,13 @@ class Sector:
         A complex sector holds ``e^(i m phi)`` for ``m = residue`` mod ``order`` and ``e^(-i m phi)`` for the others.
         """
         step = self.order if self.residue in (0, self.order / 2) else 2
-        found = []
-        for m in range(self.residue, int(self._limit) + 1, step):
-            zeros = scipy.special.jnp_zeros(m, int(self._limit / math.pi) + 4)
-            if m == 0:
-                zeros = np.append(0.0, zeros)
-            found += [(z / self.disc_radius, m) for z in zeros if z <= self._limit]
-        for k, m in sorted(found):
-            yield (-m if self.complex and m % self.order != self.residue else m), k
+        below = -1.0
+        # most sectors are full long before the limit: zeros beyond seven tenths of it are found only if need be
+        for limit in (0.7 * self._limit, self._limit):
+            zeros = neumann_zeros(range(self.residue, int(limit) + 1, step), limit)
+            for z, m in sorted((z, m) for z, m in zeros if z > below):
+                yield (-m if self.complex and m % self.order != self.residue else m), z / self.disc_radius
+            below = limit
 
     def _project_off(self, v: np.ndarray) -> np.ndarray:
         return _project_off(v, self.basis[:, : self.filled])
@@ -331,28 +331,3 @@ def _project_off(v: np.ndarray, basis: np.ndarray) -> np.ndarray:
     for _ in range(2):  # twice is enough (Kahan): the second pass removes the rounding of the first
         v = v - basis @ (v.conj().T @ basis).conj().T
     return v
-
-
-class BesselTable:
-    """``J_m`` on ``[0, top]`` by Chebyshev interpolation on intervals of length 2, absolute error below 1e-15.
-
-    Of an entire function of exponential type 1, degree 19 leaves ``2^-19 / 20! < 1e-24`` on such an interval.
-    """
-
-    def __init__(self, m: int, top: float, degree: int = 19):
-        nodes = np.cos(math.pi * (np.arange(degree + 1) + 0.5) / (degree + 1))
-        starts = 2.0 * np.arange(int(top / 2) + 1)
-        values = scipy.special.jv(m, starts[:, None] + 1 + nodes)
-        polynomials = np.cos(np.outer(np.arange(degree + 1), np.arccos(nodes)))
-        polynomials[0] /= 2
-        self._coefficients = (values @ polynomials.T * 2 / (degree + 1)).T.copy()  # [degree + 1, intervals]
-
-    def __call__(self, x: np.ndarray) -> np.ndarray:
-        """``J_m(x)`` by Clenshaw's recurrence."""
-        interval = np.minimum((x / 2).astype(int), self._coefficients.shape[1] - 1)
-        t = x - 2.0 * interval - 1
-        c = self._coefficients[:, interval]
-        late = later = np.zeros_like(x)
-        for row in c[:0:-1]:
-            late, later = row + 2 * t * late - later, late
-        return c[0] + t * late - later
