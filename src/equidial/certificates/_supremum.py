@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 
 from equidial.certificates._rounding import UNIT_ROUNDOFF, gamma, up
-from equidial.filters import Constraint, growth_factor, resolve_radius, trivial_bound
+from equidial.filters import Constraint, growth_factor, resolve_radius, trivial_bound, two_sided_coefficients
 from equidial.groups import Group, GroupElement, Shift
 
 _MAX_ELEMENTS = 4096  # a finite group with more elements is bounded, not listed
@@ -156,18 +156,18 @@ def _one_parameter(
 
 def _frequency_energies(constraint: Constraint, matrices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, float]:
     """Distinct ``|lambda_Y - lambda_X|``, the energy of the weight at each, and the energy a residual letter moves."""
-    bases = [constraint.rep_in.eigenbasis(), constraint.rep_out.eigenbasis()]
-    right, left = [(b, b.tensors(matrices.device, matrices.dtype)) for b in bases if b]
-    # U_Y^* W U_X, row by row: (U^* V)^T is the conjugate of conj(V)^T U
-    coefficients = right[0].times(matrices.to(torch.complex128), right[1])
-    coefficients = left[0].times(coefficients.mT.conj(), left[1]).conj().mT
+    basis_in, basis_out = constraint.rep_in.eigenbasis(), constraint.rep_out.eigenbasis()
+    assert basis_in is not None, "checked by certify_weight"
+    assert basis_out is not None, "checked by certify_weight"
+    bases = (basis_in, basis_out)
+    coefficients = two_sided_coefficients(matrices, basis_in, basis_out)
     energy = (coefficients.real.square() + coefficients.imag.square()).reshape(-1, *coefficients.shape[-2:]).sum(0)
-    on_input, on_output = (b.values[0].imag for b in bases if b)
+    on_input, on_output = (b.values[0].imag for b in bases)
     difference = (on_output[:, None] - on_input[None, :]).abs()
     moved = torch.zeros_like(difference, dtype=torch.bool)
     for letter in constraint.letters:
         if not letter.is_lie:
-            signs = [b.residuals.get(letter.name, torch.ones(b.dim, dtype=torch.complex128)).real for b in bases if b]
+            signs = [b.residuals.get(letter.name, torch.ones(b.dim, dtype=torch.complex128)).real for b in bases]
             moved |= (signs[1][:, None] - signs[0][None, :]).abs() > 0
     # frequencies closer than rounding are one; the largest stands for them
     values, index = torch.unique(difference.round(decimals=9).flatten(), return_inverse=True)

@@ -14,7 +14,7 @@ from equidial.filters._growth import growth_factor, trivial_bound
 from equidial.filters._matrix_free import MatrixFreeSpectrum
 from equidial.filters._responses import RESPONSES, Response, check_response
 from equidial.filters._setting import Setting, nearest_setting, relative_defect, resolve_radius, resolve_setting
-from equidial.filters._spectrum import Method, Spectrum
+from equidial.filters._spectrum import Method, Spectrum, two_sided_coefficients
 
 __all__ = [
     "RESPONSES",
@@ -40,4 +40,5 @@ __all__ = [
     "threshold_of_budget",
     "threshold_of_softness",
     "trivial_bound",
+    "two_sided_coefficients",
 ]

@@ -11,8 +11,8 @@ from equidial.filters._casimir import CasimirSpectrum, known_spectrum
 from equidial.filters._constraint import Constraint
 from equidial.filters._matrix_free import TOLERANCE, MatrixFreeSpectrum
 from equidial.filters._reflected import ReflectedSpectrum
-from equidial.filters._spectrum import BasisSpectrum, IsotypicSpectrum, Method, Spectrum, TwoSidedSpectrum
-from equidial.representations import BlockBasis, DirectSum, Eigenbasis
+from equidial.filters._spectrum import BasisSpectrum, IsotypicSpectrum, Method, Spectrum, TwoSidedSpectrum, cluster
+from equidial.representations import BlockBasis, DirectSum, Eigenbasis, Representation
 
 DENSE_LIMIT = 1024
 """Largest dimension of the weight space at which the dense method is chosen unasked."""
@@ -132,21 +132,42 @@ def _dense(constraint: Constraint) -> Spectrum:
 
 
 def _closed_form(constraint: Constraint, basis_in: Eigenbasis, basis_out: Eigenbasis) -> Spectrum:
-    square = torch.zeros(constraint.rep_out.dim, constraint.rep_in.dim, dtype=torch.float64)
-    row = 0
-    for letter in constraint.letters:
-        named = letter.name in basis_in.residuals or letter.name in basis_out.residuals
-        if not named:
-            on_input, on_output = basis_in.values[row], basis_out.values[row]
-            row += 1
-        else:
-            on_input = basis_in.residuals.get(letter.name, torch.ones(constraint.rep_in.dim))
-            on_output = basis_out.residuals.get(letter.name, torch.ones(constraint.rep_out.dim))
-        square += ((on_output[:, None] - on_input[None, :]).abs() / letter.length).square()
-    sigma = square.sqrt()
+    """``sigma_jk^2 = sum_s |lambda_Y,j(s) - lambda_X,k(s)|^2 / |s|^2``, once for each pair of distinct eigenvalues."""
+    (on_input, at_input), (on_output, at_output) = (
+        _distinct(_eigenvalues(constraint, basis)) for basis in (basis_in, basis_out)
+    )
+    lengths = torch.tensor([letter.length for letter in constraint.letters], dtype=torch.float64)
+    difference = (on_output[:, :, None] - on_input[:, None, :]).abs() / lengths[:, None, None]
+    sigma = difference.square().sum(0).sqrt()
     if constraint.invariant and basis_in.paired and not isinstance(constraint.rep_in, DirectSum):
-        return BasisSpectrum(constraint, basis_in.real_basis(), sigma[0], "closed_form")
-    return TwoSidedSpectrum(constraint, basis_in, basis_out, sigma)
+        return BasisSpectrum(constraint, basis_in.real_basis(), sigma[0, at_input], "closed_form")
+    values, label = cluster(sigma, constraint)
+    return TwoSidedSpectrum(constraint, basis_in, basis_out, values, label[at_output[:, None], at_input[None, :]])
+
+
+def _eigenvalues(constraint: Constraint, basis: Eigenbasis) -> torch.Tensor:
+    """``[letters, d]`` complex: those of generators in order, of residual letters by name (1 where there is none)."""
+    rows = []
+    known = {name for rep in (constraint.rep_in, constraint.rep_out) for name in _residual_names(rep)}
+    generators = iter(basis.values)
+    for letter in constraint.letters:
+        if letter.name in known:
+            rows.append(basis.residuals.get(letter.name, torch.ones(basis.dim, dtype=torch.complex128)))
+        else:
+            rows.append(next(generators))
+    return torch.stack(rows) if rows else torch.zeros(0, basis.dim, dtype=torch.complex128)
+
+
+def _residual_names(rep: Representation) -> list[str]:
+    return [residual.name for residual in rep.residual_generators()]
+
+
+def _distinct(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Distinct columns ``[letters, count]`` and, for each column, which one it is; equal to the last bit."""
+    if not len(values):
+        return values[:, :1], torch.zeros(values.shape[1], dtype=torch.long)
+    flat, index = torch.unique(torch.view_as_real(values.mT).flatten(1), dim=0, return_inverse=True)
+    return torch.view_as_complex(flat.reshape(len(flat), -1, 2)).mT, index
 
 
 def _unavailable(method: str, constraint: Constraint, why: str, other: str) -> ArgumentError:

@@ -137,24 +137,45 @@ class BasisSpectrum(Spectrum):
         return self.index.to(device), *self.basis.tensors(device, dtype)
 
 
+def two_sided_coefficients(
+    matrices: torch.Tensor,
+    basis_in: Eigenbasis,
+    basis_out: Eigenbasis,
+    tensors_in: Sequence[Sequence[torch.Tensor]] | None = None,
+    tensors_out: Sequence[Sequence[torch.Tensor]] | None = None,
+) -> torch.Tensor:
+    """``U_Y^* W U_X`` for real ``W`` ``[..., d_Y, d_X]``, complex; ``tensors``: those of the bases, if at hand."""
+    if tensors_in is None or tensors_out is None:
+        tensors_in = basis_in.tensors(matrices.device, matrices.dtype)
+        tensors_out = basis_out.tensors(matrices.device, matrices.dtype)
+    real = basis_out.to_real(basis_in.to_real(matrices, tensors_in).mT, tensors_out).mT
+    right = basis_in.to_complex(real.to(torch.promote_types(matrices.dtype, torch.complex64)), tensors_in)
+    # (U^* V)^T is the conjugate of conj(V)^T U
+    return basis_out.to_complex(right.mT.conj(), tensors_out).conj().mT
+
+
 class TwoSidedSpectrum(Spectrum):
     """Unitary eigenbases on both sides: ``F(W) = U_Y (M o (U_Y^* W U_X)) U_X^*`` (theory 2)."""
 
     method: Method = "closed_form"
 
-    def __init__(self, constraint: Constraint, basis_in: Eigenbasis, basis_out: Eigenbasis, sigma: torch.Tensor):
-        values, index = cluster(sigma, constraint)
+    def __init__(
+        self,
+        constraint: Constraint,
+        basis_in: Eigenbasis,
+        basis_out: Eigenbasis,
+        values: torch.Tensor,
+        index: torch.Tensor,
+    ):
         super().__init__(constraint, values, torch.bincount(index.flatten(), minlength=len(values)).tolist())
         self.basis_in, self.basis_out, self.index = basis_in, basis_out, index
         self._counts = [[len(tensors) for tensors in basis.tensors()] for basis in (basis_in, basis_out)]
 
     def analyse(self, weight: torch.Tensor) -> torch.Tensor:
         """``U_Y^* W U_X``, complex ``[..., d_Y, d_X]``."""
-        matrices = self.constraint.as_matrices(weight)
-        matrices = matrices.to(torch.promote_types(weight.dtype, torch.complex64))
         tensors_in, tensors_out = self._bases(weight)
-        right = self.basis_in.times(matrices, tensors_in)
-        return self.basis_out.times(right.mT.conj(), tensors_out).conj().mT
+        matrices = self.constraint.as_matrices(weight)
+        return two_sided_coefficients(matrices, self.basis_in, self.basis_out, tensors_in, tensors_out)
 
     def energies(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Sums of squared moduli by cluster."""
@@ -167,9 +188,10 @@ class TwoSidedSpectrum(Spectrum):
         """The real part of ``U_Y (M o C) U_X^*``; its imaginary part is rounding."""
         masked = coefficients * factors[self.tensors(factors)[1]]
         tensors_in, tensors_out = self._bases(factors)
-        right = self.basis_in.times_adjoint(masked, tensors_in)
-        both = self.basis_out.times_adjoint(right.mT.conj(), tensors_out).mT
-        return self.constraint.from_matrices(both.real)
+        right = self.basis_in.from_complex(masked, tensors_in)
+        real = self.basis_out.from_complex(right.mT.conj(), tensors_out).real
+        real = self.basis_in.from_real(self.basis_out.from_real(real, tensors_out).mT, tensors_in)
+        return self.constraint.from_matrices(real)
 
     def _build_tensors(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         bases = (self.basis_in, self.basis_out)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -40,6 +40,8 @@ _BATCH = 32
 # saved models must come out again. Larger grids, which no earlier version could filter, go in batches, read Bessel
 # values off tables and fix signs by a rule that mirror images cannot tie.
 _ONE_BY_ONE = 4096
+
+_CHUNK = 32  # radial parts evaluated at a time
 
 
 @dataclass(frozen=True)
@@ -163,7 +165,7 @@ class Sector:
         """Take candidates in the order of their band limit until the sector is full."""
         candidates, size = self._candidates(), _BATCH if self._large else 1
         while self.filled < self.dim and (batch := list(itertools.islice(candidates, size))):
-            waves = [(m, wave) for m, k in batch if (wave := self._wave(m, k)) is not None]
+            waves = [(m, wave) for m, radial in batch if (wave := self._wave(m, radial)) is not None]
             if not waves:
                 continue
             self._take([m for m, _ in waves], [wave for _, wave in waves])
@@ -194,9 +196,9 @@ class Sector:
         self.basis[:, self.filled : self.filled + found.shape[1]] = found if frame is None else frame @ found
         self.filled += found.shape[1]
 
-    def _wave(self, m: int, k: float) -> np.ndarray | None:
-        """The candidate of frequency ``|m|`` and band limit ``k``, one or two columns of mean norm 1."""
-        radial = self._radial(abs(m), k) * self.weight
+    def _wave(self, m: int, radial: np.ndarray) -> np.ndarray | None:
+        """The candidate of frequency ``|m|`` with this radial part, one or two columns of mean norm 1."""
+        radial = radial[self.radius_index] * self.weight
         if self.complex:
             wave = (radial * np.exp(1j * m * self.angle))[:, None]
         elif m == 0:
@@ -206,26 +208,33 @@ class Sector:
         scale = np.linalg.norm(wave) / math.sqrt(wave.shape[1])
         return wave / scale if scale >= 1e-9 else None
 
-    def _radial(self, m: int, k: float) -> np.ndarray:
-        if not self._large:
-            return scipy.special.jv(m, k * self.unique_radius)[self.radius_index]
-        if m not in self._tables:
-            self._tables[m] = BesselTable(m, self._limit / self.disc_radius * float(self.unique_radius[-1]))
-        return self._tables[m](k * self.unique_radius)[self.radius_index]
+    def _candidates(self) -> Iterator[tuple[int, np.ndarray]]:
+        """``m`` and ``J_m(k r)`` at the distinct radii, in the order of ``k``.
 
-    def _candidates(self) -> Iterator[tuple[int, float]]:
-        """``(m, k)`` in the order of ``k``; they outnumber the pixels, so that few sizes need :meth:`_complete`.
-
-        A complex sector holds ``e^(i m phi)`` for ``m = residue`` mod ``order`` and ``e^(-i m phi)`` for the others.
+        They outnumber the pixels, so that few sizes need :meth:`_complete`. A complex sector holds ``e^(i m phi)`` for
+        ``m = residue`` mod ``order`` and ``e^(-i m phi)`` for the others.
         """
         step = self.order if self.residue in (0, self.order / 2) else 2
         below = -1.0
         # most sectors are full long before the limit: zeros beyond seven tenths of it are found only if need be
         for limit in (0.7 * self._limit, self._limit):
             zeros = neumann_zeros(range(self.residue, int(limit) + 1, step), limit)
-            for z, m in sorted((z, m) for z, m in zeros if z > below):
-                yield (-m if self.complex and m % self.order != self.residue else m), z / self.disc_radius
+            ordered = iter(sorted((z, m) for z, m in zeros if z > below))
+            while chunk := list(itertools.islice(ordered, _CHUNK)):
+                for m, radial in zip((m for _, m in chunk), self._radials(chunk), strict=True):
+                    yield (-m if self.complex and m % self.order != self.residue else m), radial
             below = limit
+
+    def _radials(self, chunk: list[tuple[float, int]]) -> Iterable[np.ndarray]:
+        """``J_m(z r / R)`` at the distinct radii for each ``(z, m)``."""
+        scaled = self.unique_radius / self.disc_radius
+        if not self._large:
+            z, m = np.array(chunk).T
+            return scipy.special.jv(m[:, None], z[:, None] / self.disc_radius * self.unique_radius)
+        for _, m in chunk:
+            if m not in self._tables:
+                self._tables[m] = BesselTable(m, self._limit * float(scaled[-1]))
+        return (self._tables[m](z / self.disc_radius * self.unique_radius) for z, m in chunk)
 
     def _project_off(self, v: np.ndarray) -> np.ndarray:
         return _project_off(v, self.basis[:, : self.filled])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
@@ -46,20 +46,36 @@ class Eigenbasis:
         device = torch.device(device)
         return tuple(u.tensors(device, dtype) for _, u in self.unitaries)
 
-    def times(self, x: torch.Tensor, tensors: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
-        """``x U`` on the last axis of complex ``x``; ``tensors``: :meth:`tensors` for its device and dtype."""
-        pairs = zip(self.unitaries, tensors, strict=True)
-        return map_blocks(x, [(n, u.dim, partial(u.times, tensors=t)) for (n, u), t in pairs])
+    def to_real(self, x: torch.Tensor, tensors: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+        """``x V`` on the last axis of real ``x``, ``U = V P``; ``tensors``: :meth:`tensors` for its dtype."""
+        return self._over_blocks(x, tensors, lambda u: u.to_real)
 
-    def times_adjoint(self, x: torch.Tensor, tensors: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
-        """``x U^*``, the inverse of :meth:`times`."""
+    def to_complex(self, x: torch.Tensor, tensors: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+        """``x P`` on the last axis of complex ``x``."""
+        return self._over_blocks(x, tensors, lambda u: u.to_complex)
+
+    def from_complex(self, x: torch.Tensor, tensors: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+        """``x P^*``, the inverse of :meth:`to_complex`."""
+        return self._over_blocks(x, tensors, lambda u: u.from_complex)
+
+    def from_real(self, x: torch.Tensor, tensors: Sequence[Sequence[torch.Tensor]]) -> torch.Tensor:
+        """``x V^T``, the inverse of :meth:`to_real`."""
+        return self._over_blocks(x, tensors, lambda u: u.from_real)
+
+    def _over_blocks(
+        self,
+        x: torch.Tensor,
+        tensors: Sequence[Sequence[torch.Tensor]],
+        product: Callable[[UnitaryMap], Callable[..., torch.Tensor]],
+    ) -> torch.Tensor:
         pairs = zip(self.unitaries, tensors, strict=True)
-        return map_blocks(x, [(n, u.dim, partial(u.times_adjoint, tensors=t)) for (n, u), t in pairs])
+        return map_blocks(x, [(n, u.dim, partial(product(u), tensors=t)) for (n, u), t in pairs])
 
     def to_dense(self) -> torch.Tensor:
         """``U`` as one matrix, complex128 ``[d, d]``."""
-        eye = torch.eye(self.dim, dtype=torch.complex128)
-        return self.times(eye, self.tensors())
+        eye = torch.eye(self.dim, dtype=torch.float64)
+        tensors = self.tensors()
+        return self.to_complex(self.to_real(eye, tensors).to(torch.complex128), tensors)
 
     def real_basis(self) -> BlockBasis:
         """Real orthonormal columns spanning the same eigenspaces up to conjugation, float64, column by column.

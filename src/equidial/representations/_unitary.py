@@ -12,7 +12,11 @@ from equidial.representations._blocks import BlockBasis
 
 
 class UnitaryMap(ABC):
-    """A complex unitary ``U`` of size ``dim`` that acts on rows: ``x U`` and ``x U^*`` on the last axis."""
+    """A complex unitary ``U`` of size ``dim`` that acts on rows: ``x U`` and ``x U^*`` on the last axis.
+
+    ``U = V P`` with ``V`` real and orthogonal (by default the identity), so that most of the work on real weights is
+    done in real arithmetic: ``x U = (x V) P``, ``x U^* = (x P^*) V^T``.
+    """
 
     dim: int
 
@@ -20,18 +24,27 @@ class UnitaryMap(ABC):
         """What a product needs, on this device and in this real dtype (or the complex one that belongs to it)."""
         return ()
 
-    @abstractmethod
-    def times(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        """``x U`` for complex ``x`` ``[..., dim]``; ``tensors``: those of its device and dtype."""
+    def to_real(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """``x V`` for real ``x`` ``[..., dim]``; ``tensors``: those of its device and dtype."""
+        return x
+
+    def from_real(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """``x V^T``."""
+        return x
 
     @abstractmethod
-    def times_adjoint(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        """``x U^*``, the inverse of :meth:`times`."""
+    def to_complex(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """``x P`` for complex ``x``."""
+
+    @abstractmethod
+    def from_complex(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """``x P^*``."""
 
     def to_dense(self) -> torch.Tensor:
         """``U`` as a matrix, complex128."""
-        eye = torch.eye(self.dim, dtype=torch.complex128)
-        return self.times(eye, self.tensors(eye.device, torch.float64))
+        eye = torch.eye(self.dim, dtype=torch.float64)
+        tensors = self.tensors(eye.device, torch.float64)
+        return self.to_complex(self.to_real(eye, tensors).to(torch.complex128), tensors)
 
 
 class DenseUnitary(UnitaryMap):
@@ -44,11 +57,11 @@ class DenseUnitary(UnitaryMap):
         """The matrix."""
         return (self.matrix.to(device, torch.promote_types(dtype, torch.complex64)),)
 
-    def times(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    def to_complex(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """A product of matrices."""
         return x @ tensors[0]
 
-    def times_adjoint(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    def from_complex(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """A product of matrices."""
         return x @ tensors[0].mH
 
@@ -60,7 +73,7 @@ class DenseUnitary(UnitaryMap):
 class PairedUnitary(UnitaryMap):
     """Columns of a real basis, pairs ``(c, s)`` of them made ``(c - i s, c + i s) / sqrt2``.
 
-    Cost of a product: two real ones with the blocks of the basis.
+    Cost of a product: one real one with the blocks of the basis, and the pairs.
     """
 
     def __init__(self, basis: BlockBasis, pairs: torch.Tensor):
@@ -70,19 +83,25 @@ class PairedUnitary(UnitaryMap):
         """The pairs, then the real basis."""
         return (self.pairs.to(device), *self.basis.tensors(device, dtype))
 
-    def times(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Real and imaginary part in the real basis, then the pairs."""
-        y = torch.complex(*self.basis.coefficients(torch.stack([x.real, x.imag]), tensors[1:]).unbind())
-        first, second = tensors[0]
-        c, s = y[..., first] / math.sqrt(2), y[..., second] / math.sqrt(2)
-        return y.index_copy(-1, first, c - 1j * s).index_copy(-1, second, c + 1j * s)
+    def to_real(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Components in the real basis."""
+        return self.basis.coefficients(x, tensors[1:])
 
-    def times_adjoint(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-        """The pairs, then real and imaginary part in the real basis."""
+    def from_real(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Combinations of the real basis."""
+        return self.basis.combine(x, tensors[1:])
+
+    def to_complex(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The pairs."""
+        first, second = tensors[0]
+        c, s = x[..., first] / math.sqrt(2), x[..., second] / math.sqrt(2)
+        return x.index_copy(-1, first, c - 1j * s).index_copy(-1, second, c + 1j * s)
+
+    def from_complex(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+        """The pairs, back."""
         first, second = tensors[0]
         u, v = x[..., first] / math.sqrt(2), x[..., second] / math.sqrt(2)
-        y = x.index_copy(-1, first, u + v).index_copy(-1, second, 1j * (u - v))
-        return torch.complex(*self.basis.combine(torch.stack([y.real, y.imag]), tensors[1:]).unbind())
+        return x.index_copy(-1, first, u + v).index_copy(-1, second, 1j * (u - v))
 
 
 class FourierUnitary(UnitaryMap):
@@ -94,11 +113,11 @@ class FourierUnitary(UnitaryMap):
     def __init__(self, shape: tuple[int, ...]):
         self.shape, self.dim = shape, math.prod(shape)
 
-    def times(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    def to_complex(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """The inverse transform, whose sign this is."""
         return self._over_axes(torch.fft.ifftn, x)
 
-    def times_adjoint(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    def from_complex(self, x: torch.Tensor, tensors: Sequence[torch.Tensor]) -> torch.Tensor:
         """The transform."""
         return self._over_axes(torch.fft.fftn, x)
 
