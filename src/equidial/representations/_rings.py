@@ -101,11 +101,12 @@ class RingSector(Sector):
         self._large = True
         self._least = _LEAST
 
-    def _candidates(self) -> Iterator[tuple[int, float]]:
-        """``|m|`` ascending up to six radians a pixel, signed in complex sectors."""
+    def _candidates(self) -> Iterator[tuple[int, np.ndarray]]:
+        """``|m|`` ascending up to six radians a pixel, signed in complex sectors, with a flat radial part."""
+        flat = np.ones(len(self.unique_radius))
         limit = int(6 * self.radius.max(initial=0.0)) + 12
         for m in range(self.residue, limit + 1, 2 if self.complex else self.order):
-            yield (-m if self.complex and m % self.order != self.residue else m), 0.0
+            yield (-m if self.complex and m % self.order != self.residue else m), flat
 
     def _complete(self) -> None:
         """Fill what the waves left with single pixels, each time the one that lies outside the basis the most."""
@@ -116,6 +117,3 @@ class RingSector(Sector):
     def _frequency_of_pixels(self) -> int:
         """The one of this sector next to three radians a pixel: a single pixel is as fine as the ring goes."""
         return super()._frequency_of_pixels() + self.order * int(3 * self.radius.max() / self.order)
-
-    def _radial(self, m: int, k: float) -> np.ndarray:
-        return np.ones(self.dim)
