@@ -214,6 +214,19 @@ class GeneratedGroup(MatrixGroup):
                 stacklevel=2,
             )
 
+    def __eq__(self, other: object) -> bool:
+        """Equal names, matrices, lengths and radii."""
+        return isinstance(other, GeneratedGroup) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+    @cached_property
+    def _key(self) -> tuple[object, ...]:
+        letters = tuple((s.element.value, s.length) for s in self._letters)
+        algebra = tuple(self._algebra.flatten().tolist())
+        return self._name, self._n, algebra, letters, self._radius, self._sample_radius
+
     @property
     def name(self) -> str:
         """The name given."""
