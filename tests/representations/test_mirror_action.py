@@ -215,7 +215,7 @@ def test_what_O2_keeps_is_its_mean_over_the_group() -> None:
     rep = Pixels(group, (n, n))
     count = 4 * int(rep.circle.frequency.max()) + 4
     every = [group.element((2 * math.pi * k / count, f)) for k in range(count) for f in (0, 1)]
-    mean = sum(rep.matrix(g) for g in every) / len(every)
+    mean = torch.stack([rep.matrix(g) for g in every]).mean(0)
     strict = invariant_filter(rep, softness=0.0, response="hard")
     assert torch.allclose(strict(torch.eye(n * n, dtype=torch.float64)), mean, atol=1e-12)
     assert strict.rank == n
@@ -268,7 +268,9 @@ class Network(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convs = nn.ModuleList([nn.Conv2d(a, b, k, padding=k // 2) for (a, b), k in zip(CHANNELS, SIDES)])
+        self.convs = nn.ModuleList(
+            [nn.Conv2d(a, b, k, padding=k // 2) for (a, b), k in zip(CHANNELS, SIDES, strict=True)]
+        )
         self.pos_embed = nn.Parameter(torch.randn(1, 26, 4))
         self.head = nn.Linear(4, 3)
 
@@ -308,6 +310,7 @@ def test_a_network_lives_through_the_verbs(tmp_path) -> None:
     assert torch.allclose(folded(x), expected, atol=1e-12)
     for g in (by_name("O2").element((math.pi / 2, 1)), by_name("O2").element((0.0, 1))):
         for conv in folded.convs:
+            assert isinstance(conv, nn.Conv2d)
             assert torch.allclose(transform_images(conv.weight, g), conv.weight, atol=1e-12)
         assert torch.allclose(folded(transform_images(x, g)), expected, atol=1e-9)
 

@@ -14,7 +14,7 @@ import torch
 
 from equidial.certificates._rounding import UNIT_ROUNDOFF, gamma, up
 from equidial.filters import Constraint, growth_factor, resolve_radius, trivial_bound
-from equidial.groups import Group, GroupElement, Shift
+from equidial.groups import Group, GroupElement, Scale, Shift, Translation
 
 _MAX_ELEMENTS = 4096  # a finite group with more elements is bounded, not listed
 _GRID_SLACK = 1e-3  # relative; the grid of a one-parameter group is refined down to it
@@ -92,7 +92,8 @@ def _describe(constraint: Constraint, radius: float) -> str:
     group = constraint.group
     if radius >= group.radius:
         return f"all of {group.name}"
-    unit = "steps" if isinstance(group, Shift) else "rad"
+    unit = "steps" if isinstance(group, Shift) else "px" if isinstance(group, Translation) else "rad"
+    unit = "in log(factor)" if isinstance(group, Scale) else unit
     return f"{group.name} within {radius:.6g} {unit}"
 
 

@@ -60,7 +60,8 @@ def measured_elements(group: Group, radius: float | None = None) -> list[GroupEl
     """The elements that ``measure`` tries when none are given, the identity left out.
 
     Finite groups: every element within ``radius``. SO(2): twelve equal angles in ``[-radius, radius]`` without 0,
-    radius 30 degrees. O(2): those, and the mirror unless ``radius`` is below its length pi. Shifts: every shift of at most ``radius`` one-pixel steps, one by default.
+    radius 30 degrees. O(2): those, and the mirror unless ``radius`` is below its length pi. Shifts: every shift of at
+    most ``radius`` one-pixel steps, one by default.
     """
     if isinstance(group, Shift) and not group.is_finite:
         elements = group.elements_within(1.0 if radius is None else radius)

@@ -180,7 +180,7 @@ class _Class:
 
 
 def _modes(first: int, step: int, limit: float, disc_radius: float) -> list[tuple[float, int]]:
-    """``(k, m)`` in the order of ``k``: zeros of ``J_m'`` up to the limit, over the radius; ``m = first`` mod ``step``."""
+    """``(k, m)`` in the order of ``k``: zeros of ``J_m'`` up to the limit, over the radius; ``m`` in steps."""
     found = []
     for m in range(first, int(limit) + 1, step):
         zeros = scipy.special.jnp_zeros(m, int(limit / math.pi) + 4)

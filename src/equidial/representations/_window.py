@@ -12,7 +12,15 @@ matrix ``D`` per axis, and generators that act axis by axis, nothing of size ``d
 
 Their exponentials are exact homomorphisms (up to rounding), and the axes commute. They are not orthogonal, since a
 picture gains and loses energy at the border, and not normal. After each infinitesimal step the picture is sampled
-again: inside the window, smooth pictures move as they should, at the border they are an approximation.
+again: inside the window, smooth pictures move as they should, at the border they are an approximation. Measured on
+Gaussian blobs with sigma = n / 7 pixels, half-way into the interior (two pixels from the border of 7 x 7, three of
+14 x 14), relative to the exact picture: 7 x 7 within 0.8 % for a shift by one pixel and 1 % for magnifications by
+e^0.2 and e^-0.2 (a cubic spline: 1.4 %); 14 x 14 within 0.02 % and 0.05 % (0.07 %).
+
+``rho(g)`` moves functions. A vector that is invariant in the sense of the filters, ``w^T rho(g) = w^T``, is a way to
+read a picture that does not see it move; with a border that the picture can cross there is hardly one (for translations
+the alternating pattern, which no derivative contains). Functions that do not move themselves, the constants, are the
+invariants of the dual, ``Pixels(..).dual``.
 
 Construction ``"cosine-window-1"``: never changed, only added to, because saved models rely on it.
 """
