@@ -168,7 +168,7 @@ def test_invariant_filters_equal_the_dense_oracle(group: Group, shape: tuple[int
 
 
 def test_translations_have_a_known_spectrum() -> None:
-    """``sigma = pi hypot(j / h, k / w)``; what sees no motion is the alternating pattern, what does not move is flat."""
+    """``sigma = pi hypot(j / h, k / w)``; the alternating pattern sees no motion, a flat one does not move."""
     h, w = 4, 5
     rep = Pixels(Translation(2), (h, w))
     known = sorted(math.pi * math.hypot(j / h, k / w) for j in range(h) for k in range(w))
