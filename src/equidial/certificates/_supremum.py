@@ -217,9 +217,19 @@ def _connected_then_letter(
     error = _action_error(constraint, norm) + _application_error(constraint, norm)
     lie = math.hypot(*(float(constraint.apply(x, matrices).norm()) for x in constraint.letters if x.is_lie))
     letters = [x for x in constraint.letters if not x.is_lie]
-    connected = constraint.group.connected.radius
-    absolute = min(radius, connected) * (up(lie, rounding) + error)
+    reach = constraint.group.connected.radius
+
+    def of_connected(radius: float) -> float:
+        bound = radius * (up(lie, rounding) + error)
+        connected = constraint.connected
+        if not _is_one_parameter(connected.group) or not connected.rep_in.eigenbasis():
+            return bound
+        if not connected.rep_out.eigenbasis():
+            return bound
+        return min(bound, _one_parameter(connected, matrices, norm, radius)[1])
+
+    absolute = of_connected(min(radius, reach))
     if radius >= min(x.length for x in letters):
         jump = max(x.length * (up(float(constraint.apply(x, matrices).norm()), rounding) + error) for x in letters)
-        absolute = connected * (up(lie, rounding) + error) + jump
+        absolute = of_connected(reach) + jump
     return up(absolute)
