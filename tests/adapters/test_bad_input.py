@@ -76,6 +76,10 @@ def rectangular() -> Any:
     return nn.Sequential(nn.Conv2d(3, 4, (3, 5)))
 
 
+def even_kernel() -> Any:
+    return nn.Sequential(nn.Conv2d(2, 3, 4))
+
+
 def not_a_number() -> Any:
     model = cnn()
     model.depthwise.weight.data[0, 0, 0, 0] = float("nan")
@@ -134,7 +138,7 @@ CASES: list[tuple[str, Callable[[], nn.Module], dict, type[EquidialError], str]]
     ("linear without representation", cnn, {"target_modules": ["head"]}, TargetError, "representation for the linear"),
     ("batch norm asked for", cnn, {"target_modules": ["norm"]}, NoMatchingTargetError, "name the layers that hold"),
     ("rectangular kernel, quarter turn", rectangular, {}, TargetError, r"0\.weight.*square grid"),
-    ("unsuitable dihedral group", cnn, {"group": "D3"}, TargetError, "dihedral group that permutes"),
+    ("unsuitable dihedral group", even_kernel, {"group": "D3"}, TargetError, "dihedral group that permutes"),
     ("NaN weights", not_a_number, {}, TargetError, r"depthwise\.weight.*(?s:.*)NaN"),
     ("tied weights", tied, {}, TargetError, r"tied to 1\.weight"),
     ("parametrized by others", weight_normed, {"target_modules": ["first"]}, StateError, "parametrized already"),

@@ -256,7 +256,7 @@ BIGGER = Vector(one_parameter(0, 120, False))
         (lambda: invariant_filter(REP, threshold=1.0, response="taper", method="cg"), ArgumentError, "chebyshev"),
         (lambda: invariant_filter(REP, threshold=1.0, response="nearest", method="chebyshev"), ArgumentError, "cg"),
         (lambda: invariant_filter(REP, threshold=1.0, method="cg", tolerance=0.0), ArgumentError, "tolerance"),
-        (lambda: equivariant_filter(BIG, BIG, max_error=0.1, response="taper"), ArgumentError, "radius"),
+        (lambda: equivariant_filter(BIG, BIG, max_error=0.1, response="taper"), ArgumentError, "a priori"),
         (lambda: equivariant_filter(BIG, BIG, threshold=1.0, response="taper").spectrum, EquidialError, "multiplic"),
         (lambda: equivariant_filter(BIG, BIG, threshold=1.0, response="taper").rank, EquidialError, "multiplic"),
         (lambda: equivariant_filter(BIG, BIG, threshold=1.0, response="taper").bound(1.0), EquidialError, "weight"),

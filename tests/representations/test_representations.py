@@ -160,7 +160,7 @@ def test_parse_refuses_other_text(text: str) -> None:
         (D(4), (2, 3), "square"),
         (C(8), (3, 5), "square"),
         (D(3), (4, 4), "dihedral group that permutes"),
-        (D(8), (5, 5), "dihedral group that permutes"),
+        (D(8), (6, 6), "dihedral group that permutes"),
         (SO2(), (1, 5), "two axes"),
         (C(3), (7,), "two axes"),
         (C(4), (3, 3, 3), "1-D or 2-D"),

@@ -25,7 +25,7 @@ from equidial.adapters._layouts import Layout
 from equidial.adapters._matching import matches, pattern_for, unmatched
 from equidial.errors import NoMatchingTargetError, StateError, TargetError, explain, nearest_names
 from equidial.filters import Constraint
-from equidial.groups import Group, Shift
+from equidial.groups import Group, Shift, Translation
 from equidial.representations import Pixels, Representation, parse
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -203,7 +203,7 @@ def _by_rule(model: nn.Module, config: SoftEquivarianceConfig, group: Group) -> 
             for tensor_name, candidate in rule.find(module_name, module, model):
                 full = f"{module_name}.{tensor_name}" if module_name else tensor_name
                 matched = module_name if tensor_name == "weight" else full
-                if isinstance(group, Shift) and candidate.layout.kind == "convolution":
+                if isinstance(group, Shift | Translation) and candidate.layout.kind == "convolution":
                     continue  # a convolution commutes with shifts as it is
                 if config.target_modules is not None and not matches(config.target_modules, matched):
                     continue

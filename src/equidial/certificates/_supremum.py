@@ -14,7 +14,7 @@ import torch
 
 from equidial.certificates._rounding import UNIT_ROUNDOFF, gamma, up
 from equidial.filters import Constraint, growth_factor, resolve_radius, trivial_bound, two_sided_coefficients
-from equidial.groups import Group, GroupElement, Shift
+from equidial.groups import Group, GroupElement, Scale, Shift, Translation
 
 _MAX_ELEMENTS = 4096  # a finite group with more elements is bounded, not listed
 _GRID_SLACK = 1e-3  # relative; the grid of a one-parameter group is refined down to it
@@ -92,7 +92,8 @@ def _describe(constraint: Constraint, radius: float) -> str:
     group = constraint.group
     if radius >= group.radius:
         return f"all of {group.name}"
-    unit = "steps" if isinstance(group, Shift) else "rad"
+    unit = "steps" if isinstance(group, Shift) else "px" if isinstance(group, Translation) else "rad"
+    unit = "in log(factor)" if isinstance(group, Scale) else unit
     return f"{group.name} within {radius:.6g} {unit}"
 
 
@@ -190,11 +191,10 @@ def _lipschitz(
         defect = up(constraint.defect_norm(stored), rounding) + sum(sizes, _application_error(constraint, norm))
         absolute = up(growth_factor(constraint, radius) * defect)
     generator = torch.Generator().manual_seed(0)
-    scale = min(1.0, radius / group.sample_radius) if group.sample_radius > 0 else 1.0
     elements = [g for g in group.sample(64, generator) if g.distance() <= radius]
     if group.lie_dim:
         directions = torch.randn(32, group.lie_dim, generator=generator, dtype=torch.float64)
-        elements += [group.exp(radius * scale * d / d.norm()) for d in directions]
+        elements += [group.exp(radius * share * d / d.norm()) for d in directions for share in (0.5, 1.0)]
     elements += [s.element for s in constraint.group.discrete_generators() if s.length <= radius]
     measured = max((defect_of_element(constraint, matrices, g) for g in elements), default=0.0)
     return measured, max(absolute, measured), "upper"
@@ -216,9 +216,19 @@ def _connected_then_letter(
     error = _action_error(constraint, norm) + _application_error(constraint, norm)
     lie = math.hypot(*(float(constraint.apply(x, matrices).norm()) for x in constraint.letters if x.is_lie))
     letters = [x for x in constraint.letters if not x.is_lie]
-    connected = constraint.group.connected.radius
-    absolute = min(radius, connected) * (up(lie, rounding) + error)
+    reach = constraint.group.connected.radius
+
+    def of_connected(radius: float) -> float:
+        bound = radius * (up(lie, rounding) + error)
+        connected = constraint.connected
+        if not _is_one_parameter(connected.group) or not connected.rep_in.eigenbasis():
+            return bound
+        if not connected.rep_out.eigenbasis():
+            return bound
+        return min(bound, _one_parameter(connected, matrices, norm, radius)[1])
+
+    absolute = of_connected(min(radius, reach))
     if radius >= min(x.length for x in letters):
         jump = max(x.length * (up(float(constraint.apply(x, matrices).norm()), rounding) + error) for x in letters)
-        absolute = connected * (up(lie, rounding) + error) + jump
+        absolute = of_connected(reach) + jump
     return up(absolute)

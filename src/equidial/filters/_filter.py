@@ -166,8 +166,8 @@ class Filter:
         Without ``weight``: a priori, for every result ``W = F(V)`` of this filter, ``radius * b_eff`` (theory 4).
         With ``weight``: for that weight as it stands, ``radius * ||L W|| / ||W||``. Never more than 2. Actions that are
         not orthogonal: ``phi(radius)`` in place of ``radius``, and the trivial bound that goes with it. ``radius``
-        defaults to the group's. Raises ``EquidialError`` where no bound exists without a weight, ``ArgumentError`` for
-        an unbounded group without a radius.
+        defaults to the group's, or to that of its declared set if it is unbounded. Raises ``EquidialError`` where no
+        bound exists without a weight.
         """
         radius = self._radius(radius)
         factor, trivial = growth_factor(self.constraint, radius), trivial_bound(self.constraint, radius)

@@ -34,15 +34,20 @@ def relative_defect(spectrum: Spectrum | MatrixFreeSpectrum, weight: torch.Tenso
 
 
 def resolve_radius(constraint: Constraint, radius: float | None) -> float:
-    """The radius asked for, at most the group's own, which is the default. Raises where neither is finite."""
+    """The radius asked for, at most the group's own; by default the group's, or its declared set's if unbounded.
+
+    Raises ``ArgumentError`` for a radius that is no number, negative, or infinite on an unbounded group.
+    """
     own = constraint.group.radius
     if radius is None:
-        radius = own
+        radius = constraint.group.sample_radius if math.isinf(own) else own
     if isinstance(radius, bool) or not isinstance(radius, int | float) or not radius >= 0:
         raise ArgumentError(explain("a radius >= 0", repr(radius), "e.g. radius=math.pi / 6"))
     if math.isinf(min(radius, own)):
         raise ArgumentError(
-            explain(f"a finite radius for {constraint.group.name}, which is not compact", "none", "pass radius=")
+            explain(
+                f"a finite radius for {constraint.group.name}, which is not compact", repr(radius), "e.g. radius=1.0"
+            )
         )
     return float(min(radius, own))
 

@@ -123,7 +123,10 @@ class Group(ABC):
 
     @property
     def sample_radius(self) -> float:
-        """Radius of the set that :meth:`sample` draws from: the group's, or a declared one if that is infinite."""
+        """Radius of the declared set of elements: the group's, or a finite one where that is infinite.
+
+        :meth:`sample` draws from it, and bounds speak of it unless another radius is given.
+        """
         return self.radius
 
     @property

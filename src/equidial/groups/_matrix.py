@@ -164,9 +164,9 @@ class MatrixGroup(Group):
 class GeneratedGroup(MatrixGroup):
     """A group that the user gives by matrices alone: ``algebra`` ``[n_G, n, n]`` and ``discrete`` matrices.
 
-    ``radius`` defaults to infinity, ``sample_radius`` to 1: a bound needs a radius then. ``lengths`` of the letters
-    default to 1. Checks that all is finite and of one size, and that the span of ``algebra`` is closed under the
-    bracket. Spectral subspaces are stable under the group only if the basis is orthonormal for an inner product
+    ``radius`` defaults to infinity, ``sample_radius``, the set that bounds speak of then, to 1. ``lengths`` of the
+    letters default to 1. Checks that all is finite and of one size, and that the span of ``algebra`` is closed under
+    the bracket. Spectral subspaces are stable under the group only if the basis is orthonormal for an inner product
     that the group keeps and the letters are closed under conjugation; where they are not, ``is_stable`` is false
     and a warning says so.
     """

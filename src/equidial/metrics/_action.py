@@ -27,7 +27,9 @@ def transform_images(images: torch.Tensor, g: GroupElement) -> torch.Tensor:
         axes = tuple(range(-g.group.dims, 0))
         return torch.roll(images, g.value, axes)
     if not isinstance(g.group, PlanarGroup):
-        raise GroupActionError(explain("a group that acts on images", g.group.name, "use C(n), D(n), SO2, Flip, T2"))
+        raise GroupActionError(
+            explain("a group that acts on images", g.group.name, "use C(n), D(n), SO2, O2, Flip, T2")
+        )
     lattice = g.group.quarter_turns_and_mirror(g)
     if lattice is not None:
         quarters, reflected = lattice
@@ -58,7 +60,8 @@ def measured_elements(group: Group, radius: float | None = None) -> list[GroupEl
     """The elements that ``measure`` tries when none are given, the identity left out.
 
     Finite groups: every element within ``radius``. SO(2): twelve equal angles in ``[-radius, radius]`` without 0,
-    radius 30 degrees. Shifts: every shift of at most ``radius`` one-pixel steps, one by default.
+    radius 30 degrees. O(2): those, and the mirror unless ``radius`` is below its length pi. Shifts: every shift of at
+    most ``radius`` one-pixel steps, one by default.
     """
     if isinstance(group, Shift) and not group.is_finite:
         elements = group.elements_within(1.0 if radius is None else radius)
@@ -69,6 +72,7 @@ def measured_elements(group: Group, radius: float | None = None) -> list[GroupEl
         reach = DEFAULT_RADIUS if radius is None else min(radius, group.radius)
         half = _ANGLES // 2
         elements = [group.exp(sign * reach * k / half) for sign in (-1, 1) for k in range(1, half + 1)]
+        elements += [s.element for s in group.discrete_generators() if radius is None or s.length <= radius]
     elements = [g for g in elements if not g.is_identity]
     if not elements:
         raise ArgumentError(

@@ -42,7 +42,7 @@ class Adapt:
     weights: Path | None = None
     """A .safetensors file with the model's tensors."""
     group: str = "C4"
-    """C<n>, D<n>, SO2, Flip, FlipUD, T2."""
+    """C<n>, D<n>, SO2, O2, Flip, FlipUD, T2."""
     softness: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """Dial positions: 0 exactly symmetric, 1 untouched (fine-tuned alike: the baseline)."""
     response: Response = "nearest"

@@ -65,13 +65,20 @@ class PlanesMap(LinearMap):
     """``V M V^T`` with ``M`` acting on planes ``(c, s)`` spanned by pairs of columns of a :class:`BlockBasis`.
 
     ``M e_c = diagonal_c e_c + turning e_s``, ``M e_s = diagonal_s e_s - turning e_c``; other columns are multiplied
-    by their diagonal entry. ``diagonal`` ``[d]``, ``turning`` and ``pairs`` ``[2, count]`` float64 and int64. Cost
-    of a product: two with the blocks.
+    by their diagonal entry. ``mirrored``: ``M e_s = diagonal_s e_s + turning e_c``, a symmetric ``M``. ``diagonal``
+    ``[d]``, ``turning`` and ``pairs`` ``[2, count]`` float64 and int64. Cost of a product: two with the blocks.
     """
 
-    def __init__(self, basis: BlockBasis, pairs: torch.Tensor, diagonal: torch.Tensor, turning: torch.Tensor):
+    def __init__(
+        self,
+        basis: BlockBasis,
+        pairs: torch.Tensor,
+        diagonal: torch.Tensor,
+        turning: torch.Tensor,
+        mirrored: bool = False,
+    ):
         self.basis, self.pairs, self.diagonal, self.turning = basis, pairs, diagonal, turning
-        self.dim = basis.dim
+        self.dim, self.mirrored = basis.dim, mirrored
 
     def on_last_axis(self, x: torch.Tensor) -> torch.Tensor:
         """Two changes of basis around the planes; O(sum k^2) per vector."""
@@ -79,13 +86,13 @@ class PlanesMap(LinearMap):
         y = self.basis.coefficients(x, tensors)
         diagonal, turning = self.diagonal.to(x.device, x.dtype), self.turning.to(x.device, x.dtype)
         first, second = self.pairs.to(x.device)
-        turned = (y * diagonal).index_add(-1, first, -turning * y[..., second])
+        turned = (y * diagonal).index_add(-1, first, (turning if self.mirrored else -turning) * y[..., second])
         return self.basis.combine(turned.index_add(-1, second, turning * y[..., first]), tensors)
 
     @property
     def T(self) -> PlanesMap:
-        """The same planes turned the other way."""
-        return PlanesMap(self.basis, self.pairs, self.diagonal, -self.turning)
+        """The same planes turned the other way; a mirrored map is its own transpose."""
+        return self if self.mirrored else PlanesMap(self.basis, self.pairs, self.diagonal, -self.turning)
 
     def trace(self) -> float:
         """Sum of the diagonal (``V`` being orthonormal)."""
@@ -101,8 +108,8 @@ class PlanesMap(LinearMap):
         v = self.basis.to_dense()
         first, second = self.pairs
         symmetric = (v * self.diagonal) @ v.mT
-        skew = (v[:, second] * self.turning) @ v[:, first].mT
-        return (symmetric + symmetric.mT) / 2 + (skew - skew.mT)
+        turned = (v[:, second] * self.turning) @ v[:, first].mT
+        return (symmetric + symmetric.mT) / 2 + (turned + turned.mT if self.mirrored else turned - turned.mT)
 
 
 def _times(u: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:

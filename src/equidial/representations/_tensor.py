@@ -77,9 +77,19 @@ class Dual(Representation):
         return Dual(self.inner.connected)
 
     @property
+    def exactness(self) -> str:
+        """As the inner one."""
+        return self.inner.exactness
+
+    @property
     def rounding(self) -> float:
         """As the inner one."""
         return self.inner.rounding
+
+    @property
+    def constructions(self) -> frozenset[str]:
+        """Those of the inner one."""
+        return self.inner.constructions
 
     def eigenbasis(self) -> Eigenbasis | None:
         """A common eigenbasis of the generators where there is one, found numerically."""

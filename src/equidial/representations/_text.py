@@ -17,8 +17,8 @@ def parse(text: str, group: Group) -> Representation:
     """The representation written ``"8*Vector + 4*Trivial"`` or ``"3*Pixels(14,14)"``, for this group.
 
     Terms are joined by ``+``, tensor products by ``@``, copies by ``n*``; parentheses group. Names: ``Trivial``,
-    ``Vector``, ``Tensor(k)``, ``Regular``, ``Pixels(h,w)``, ``Tokens(h,w)`` (one extra token; ``Tokens(h,w,extra)``),
-    ``Dual(..)``. Raises ``ArgumentError`` for anything else.
+    ``Vector``, ``Tensor(k)``, ``Regular``, ``Pixels(h,w)`` (``Pixels(h,w,'construction')``), ``Tokens(h,w)`` (one extra
+    token; ``Tokens(h,w,extra)``), ``Dual(..)``. Raises ``ArgumentError`` for anything else.
     """
     try:
         tree = ast.parse(text.strip(), mode="eval").body if isinstance(text, str) else None
@@ -71,12 +71,15 @@ def _call(name: str, arguments: list[ast.expr], group: Group) -> Representation 
     if name == "Dual" and len(arguments) == 1:
         inner = _build(arguments[0], group)
         return inner.dual if inner is not None else None
-    numbers = [_integer(a) for a in arguments]
+    construction = None
+    if name == "Pixels" and len(arguments) > 1 and isinstance(arguments[-1], ast.Constant):
+        construction = arguments[-1].value if isinstance(arguments[-1].value, str) else None
+    numbers = [_integer(a) for a in (arguments[:-1] if construction else arguments)]
     if not numbers or any(n is None for n in numbers):
         return None
     shape = tuple(n for n in numbers if n is not None)
     if name == "Pixels":
-        return Pixels(group, shape)
+        return Pixels(group, shape, construction)
     if name == "Tensor" and len(shape) == 1:
         return Tensor(group, shape[0])
     if name == "Tokens" and len(shape) in (2, 3):
