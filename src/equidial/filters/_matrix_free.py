@@ -39,6 +39,7 @@ MAX_DEGREE = 1 << 14
 """Largest degree of a Chebyshev series."""
 
 _MAX_BLOCK_BYTES = 2 * 2**30
+_MAX_OPERATIONS = 1e13  # some minutes
 
 
 @dataclass(frozen=True)
@@ -159,21 +160,16 @@ class MatrixFreeSpectrum:
         series = taper_series(cut, self.top, 1e-12)
         size = min(16, dim)
         while True:
-            if 8 * size * dim * 3 > _MAX_BLOCK_BYTES:
-                raise ToleranceError(
-                    explain(
-                        f"a low subspace of {constraint.name} that fits in memory",
-                        f"more than {size // 2} directions with sigma <= {cut:.4g}",
-                        "use response='taper' or 'nearest', or a smaller threshold",
-                    )
-                )
-            block = torch.randn(size, constraint.rep_out.dim, constraint.rep_in.dim, generator=generator).double()
-            block = self._apply_series(series, block).flatten(1)
+            self._refuse_work(size, series.degree, cut)
+            start = torch.randn(size, constraint.rep_out.dim, constraint.rep_in.dim, generator=generator).double()
+            block = self._apply_series(series, start).flatten(1)
             u, s, _ = torch.linalg.svd(block.mT, full_matrices=False)
             rank = int((s > 1e-10 * s[0]).sum()) if float(s[0]) > 0 else 0
             if rank < size or size == dim:
                 break
-            size = min(2 * size, dim)
+            # x.p(Q) x is the trace of the filter on average: about how many directions there are
+            count = float((start.flatten(1) * block).sum()) / size
+            size = min(max(2 * size, math.ceil(1.2 * count) + 16), dim)
         columns = u[:, :rank]
         for _ in range(2):  # a second pass removes what the filter's tail left of the other directions
             image = self._apply_series(series, columns.mT.reshape(rank, constraint.rep_out.dim, -1)).flatten(1)
@@ -195,6 +191,20 @@ class MatrixFreeSpectrum:
                 )
             )
         return vectors[:, kept].contiguous(), sigma[kept]
+
+    def _refuse_work(self, size: int, degree: int, cut: float) -> None:
+        """Raise ``ToleranceError`` before a block of this size, if it would take too much memory or time."""
+        constraint = self.constraint
+        operations = 8 * size * degree * constraint.dim * (constraint.rep_in.dim + constraint.rep_out.dim)
+        if 24 * size * constraint.dim > _MAX_BLOCK_BYTES or operations > _MAX_OPERATIONS:
+            raise ToleranceError(
+                explain(
+                    f"a low subspace of {constraint.name} within {_MAX_BLOCK_BYTES / 2**30:.0f} GiB and "
+                    f"{_MAX_OPERATIONS:.0e} operations",
+                    f"about {size} directions with sigma <= {cut:.4g}, by series of degree {degree}",
+                    "use response='taper' or 'nearest', or a smaller threshold",
+                )
+            )
 
     def __deepcopy__(self, memo: dict[int, object]) -> MatrixFreeSpectrum:
         return self  # immutable but for what it has computed, and large

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from equidial.errors import ArgumentError, BudgetError, explain
+from equidial.errors import ArgumentError, BudgetError, ToleranceError, explain
 from equidial.filters._constraint import Constraint
 from equidial.filters._dial import Dial, threshold_of_budget, threshold_of_softness
 from equidial.filters._krylov import krylov_null
@@ -61,13 +61,21 @@ def nearest_setting(spectrum: Spectrum | MatrixFreeSpectrum, dial: Dial, weight:
     if dial.is_free:
         return Setting(math.inf)
     if isinstance(spectrum, MatrixFreeSpectrum):
-        work = spectrum.constraint.as_matrices(weight.detach().to("cpu", torch.float64))
-        kept = krylov_null(spectrum.constraint, work, spectrum.tolerance)
-        if float(kept.norm()) <= 1e-6 * float(work.norm()):
+        if _has_no_symmetric_part(spectrum, weight):
             return Setting(0.0, dial.value * spectrum.constraint.defect_norm(weight))
     elif float(spectrum.sigma[0]) > 0:
         return Setting(0.0, dial.value * spectrum.defect_norm(weight))
     return Setting(dial.value * relative_defect(spectrum, weight))
+
+
+def _has_no_symmetric_part(spectrum: MatrixFreeSpectrum, weight: torch.Tensor) -> bool:
+    """Whether ``P_0 W`` is next to nothing; false where conjugate gradients leave it open (tiny singular values)."""
+    work = spectrum.constraint.as_matrices(weight.detach().to("cpu", torch.float64))
+    try:
+        kept = krylov_null(spectrum.constraint, work, spectrum.tolerance)
+    except ToleranceError:
+        return False
+    return float(kept.norm()) <= 1e-6 * float(work.norm())
 
 
 def resolve_setting(
