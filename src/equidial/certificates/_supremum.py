@@ -190,11 +190,10 @@ def _lipschitz(
         defect = up(constraint.defect_norm(stored), rounding) + sum(sizes, _application_error(constraint, norm))
         absolute = up(growth_factor(constraint, radius) * defect)
     generator = torch.Generator().manual_seed(0)
-    scale = min(1.0, radius / group.sample_radius) if group.sample_radius > 0 else 1.0
     elements = [g for g in group.sample(64, generator) if g.distance() <= radius]
     if group.lie_dim:
         directions = torch.randn(32, group.lie_dim, generator=generator, dtype=torch.float64)
-        elements += [group.exp(radius * scale * d / d.norm()) for d in directions]
+        elements += [group.exp(radius * d / d.norm()) for d in directions]
     elements += [s.element for s in constraint.group.discrete_generators() if s.length <= radius]
     measured = max((defect_of_element(constraint, matrices, g) for g in elements), default=0.0)
     return measured, max(absolute, measured), "upper"

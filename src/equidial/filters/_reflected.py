@@ -13,6 +13,8 @@ because ``||L W_1|| >= ||W_1||`` (the smallest Casimir eigenvalue but 0 is at le
 
 from __future__ import annotations
 
+import math
+
 import torch
 
 from equidial.filters._casimir import CasimirSpectrum, known_spectrum
@@ -69,7 +71,7 @@ class ReflectedSpectrum(Spectrum):
         work = weight.detach().to("cpu", torch.float64)
         connected = self.constraint.connected.defect_norm(work)
         _, odd = self.analyse(work)
-        return float(torch.hypot(torch.tensor(connected), 2 / self.letter.length * odd.norm()))
+        return math.hypot(connected, 2 / self.letter.length * float(odd.norm()))
 
     def _build_tensors(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
         return ()
