@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -26,7 +27,7 @@ class FilterConformance(Conformance):
     )
     exact: float = 1e-10
 
-    def make(self, **dial: float) -> Filter:
+    def make(self, **dial: Any) -> Filter:
         """The filter under test at this dial, e.g. ``invariant_filter(rep, response="hard", **dial)``."""
         raise NotImplementedError("a subclass gives the filter")
 
