@@ -12,7 +12,7 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from equidial.errors import ArgumentError, GroupActionError, explain
+from equidial.errors import ArgumentError, EquidialWarning, GroupActionError, explain
 from equidial.groups._base import DiscreteGenerator, Exp, Group, GroupElement, Power, Word, check_count
 
 Entries = tuple[tuple[float, ...], ...]
@@ -217,6 +217,7 @@ class GeneratedGroup(MatrixGroup):
                     reason,
                     "expect soft subspaces that the group does not keep; bounds hold all the same",
                 ),
+                EquidialWarning,
                 stacklevel=2,
             )
 
