@@ -20,23 +20,30 @@ from tests.spaces import full_spectrum, random_space, random_weight
 
 
 def local_search(constraint: Constraint, matrices: torch.Tensor, radius: float, starts: int = 6) -> float:
-    """The worst element found: all of a finite group, else sampled angles improved by golden-section steps."""
+    """The worst element found: all of a finite group, else samples and exponentials improved by shrinking steps."""
     group = constraint.group
     if group.is_finite:
         chosen = [g for g in group.elements() if g.distance() <= radius * (1 + 1e-12)]
         return max(defect_of_element(constraint, matrices, g) for g in chosen)
-
-    def at(t: float) -> float:
-        return defect_of_element(constraint, matrices, group.exp(t))
-
-    best = 0.0
-    for k in range(1, starts + 1):
-        t, step = radius * k / starts, radius / starts
-        value = at(t)
-        while step > 1e-7:
-            for candidate in (t - step, t + step):
-                if 0 <= candidate <= radius and at(candidate) > value:
-                    t, value = candidate, at(candidate)
+    generator = torch.Generator().manual_seed(1)
+    near = [g for g in group.sample(4 * starts, generator) if g.distance() <= radius]
+    near += [s.element for s in group.discrete_generators() if s.length <= radius]
+    best = max((defect_of_element(constraint, matrices, g) for g in near), default=0.0)
+    directions = torch.randn(starts, group.lie_dim, generator=generator, dtype=torch.float64)
+    for k, direction in enumerate(directions / directions.norm(dim=1, keepdim=True), start=1):
+        t = radius * k / starts * (direction if group.lie_dim > 1 else direction.abs())
+        value, step = defect_of_element(constraint, matrices, group.exp(t)), radius / starts
+        while step > (1e-7 if group.lie_dim == 1 else 1e-2):
+            for move in (
+                *torch.eye(group.lie_dim, dtype=torch.float64),
+                *-torch.eye(group.lie_dim, dtype=torch.float64),
+            ):
+                moved = t + step * move
+                if float(moved.norm()) > radius:
+                    continue
+                found = defect_of_element(constraint, matrices, group.exp(moved))
+                if found > value:
+                    t, value = moved, found
                     break
             else:
                 step /= 2
