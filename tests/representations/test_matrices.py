@@ -100,3 +100,11 @@ def test_a_double_valued_representation_is_refused() -> None:
 def test_wrong_matrices_and_factors_are_refused(wrong, why: str) -> None:
     with pytest.raises(ArgumentError, match=rf"(?s)expected .*{why}.*got: .*do: "):
         wrong()
+
+
+def test_the_norm_of_an_orthogonal_letter_is_one_in_any_basis() -> None:
+    """A cruder bound would take the letter for one that stretches, and refuse a certificate."""
+    basis, _ = torch.linalg.qr(torch.randn(4, 4, dtype=torch.float64))
+    mirror = basis @ torch.diag(torch.tensor([1.0, 1, 1, -1], dtype=torch.float64)) @ basis.mT
+    (letter,) = MatrixRepresentation(C(2), discrete=[mirror]).discrete_generators()
+    assert 1 <= letter.norm_bound() < 1 + 1e-14

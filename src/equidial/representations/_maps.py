@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+_GRAM_LIMIT = 1024  # rows of a matrix whose norm is bounded by a product with itself
+
 
 class LinearMap(ABC):
     """A real ``d x d`` linear map in float64: ``A @ x`` for ``x`` of shape ``[d]`` or ``[d, k]``."""
@@ -37,7 +39,12 @@ class LinearMap(ABC):
         dense = self.to_dense()
         # ||A||_2^2 <= ||A||_1 ||A||_inf, and never above the Frobenius norm
         columns, rows = float(dense.abs().sum(0).max()), float(dense.abs().sum(1).max())
-        return min(math.sqrt(columns * rows), float(dense.norm())) * (1 + self.dim * torch.finfo(torch.float64).eps)
+        unit = self.dim * torch.finfo(torch.float64).eps
+        bound = min(math.sqrt(columns * rows), float(dense.norm()))
+        if self.dim <= _GRAM_LIMIT:
+            # ||A||_2^2 <= ||A^T A||_inf, which is 1 for orthogonal matrices in any basis; rounding of the product added
+            bound = min(bound, math.sqrt(float((dense.mT @ dense).abs().sum(1).max()) + unit * columns * rows))
+        return bound * (1 + unit)
 
     def __matmul__(self, x: torch.Tensor) -> torch.Tensor:
         """``A x`` for a vector ``[d]`` or a matrix ``[d, k]``."""
