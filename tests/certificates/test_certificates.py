@@ -13,10 +13,10 @@ import torch
 from equidial import Certificate, invariant_filter
 from equidial.certificates import LayerCertificate, certify_weight, defect_of_element, gamma
 from equidial.errors import EquidialError, FileFormatError
-from equidial.filters import Constraint, Dial, Filter
-from equidial.groups import SO2, C, Shift
+from equidial.filters import Constraint, Dial, Filter, trivial_bound
+from equidial.groups import SO, SO2, C, Group, Shift
 from equidial.representations import Pixels, Trivial, Vector
-from tests.spaces import full_spectrum, random_space, random_weight
+from tests.spaces import UNBOUNDED, full_spectrum, random_space, random_weight, representations_of
 
 
 def local_search(constraint: Constraint, matrices: torch.Tensor, radius: float, starts: int = 6) -> float:
@@ -223,3 +223,32 @@ def test_foreign_certificates_are_refused(change: dict[str, object]) -> None:
     data = Certificate((row(),)).to_dict() | change
     with pytest.raises(FileFormatError):
         Certificate.from_dict(data)
+
+
+@pytest.mark.parametrize("group", UNBOUNDED, ids=str)
+def test_bounds_of_groups_that_are_not_compact(group: Group, draws: int) -> None:
+    """Over a radius; never below what a search finds, never above the trivial bound."""
+    rng = random.Random(5)
+    reps = [rep for rep in representations_of(group, small=True) if rep.dim <= 16]
+    for draw in range(8 * draws):
+        rep_in, rep_out = rng.choice(reps), rng.choice(reps)
+        if rep_in.dim * rep_out.dim > 64:
+            continue
+        constraint = Constraint.equivariants(rep_in, rep_out)
+        weight = random_weight(constraint, (2,), draw)
+        radius = rng.choice([0.1, 0.7, 1.3, 4.5])
+        found = certify_weight(constraint, weight, radius)
+        worst = local_search(constraint, constraint.as_matrices(weight), radius, 3) / float(weight.norm())
+        assert worst * (1 - 1e-12) <= found.bound <= trivial_bound(constraint, radius)
+        assert found.measured <= found.bound
+        assert found.radius == min(radius, group.radius)
+        with pytest.raises(EquidialError, match="finite radius"):
+            certify_weight(constraint, weight)
+
+
+def test_the_measured_error_uses_the_whole_radius() -> None:
+    """Within a small radius of a large group, elements at the radius itself are tried."""
+    constraint = Constraint.invariants(Vector(SO(3)) + Trivial(SO(3)))
+    weight = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    found = certify_weight(constraint, weight, 0.3)
+    assert 0.95 * 2 * math.sin(0.15) <= found.measured <= 2 * math.sin(0.15) * (1 + 1e-12)
