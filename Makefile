@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 METADATA := pyproject.toml constraints.txt
 CHECKED := src tests benchmarks examples
+# two workers with one thread each: BLAS threads that wait for one another double the time
+TEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests
 
 .PHONY: demo test test-all lint docs clean
 
@@ -12,10 +14,10 @@ demo: $(VENV)/.demo  ## The main job on an embedded model: adapt, measure, certi
 	$(BIN)/equidial demo --output runs/demo
 
 test: lint  ## Lint, types, tests; seeded slices of the long property runs.
-	$(BIN)/python -m pytest -n 2 tests
+	$(TEST)
 
 test-all: lint  ## The same with every property run whole.
-	EQUIDIAL_HYPOTHESIS=whole EQUIDIAL_DRAWS=20 $(BIN)/python -m pytest -n 2 tests
+	EQUIDIAL_HYPOTHESIS=whole EQUIDIAL_DRAWS=20 $(TEST)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --quiet $(CHECKED)

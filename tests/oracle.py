@@ -31,38 +31,62 @@ class Oracle:
         return torch.from_numpy(found.reshape(weight.shape))
 
 
-def generator_pairs(constraint: Constraint) -> list[tuple[np.ndarray, np.ndarray, float]]:
-    """``(A_X, A_Y, length)`` of every letter, as matrices."""
+@dataclass(frozen=True)
+class Block:
+    """``W -> (W A_X - A_Y W) / length``, on all weights or on those that the Lie generators keep."""
+
+    on_input: np.ndarray
+    on_output: np.ndarray
+    length: float = 1.0
+    is_lie: bool = False
+    on_invariants: bool = False
+
+    def matrix(self) -> np.ndarray:
+        """``[kron(I, A_X^T) - kron(A_Y, I)] / length`` on row-major weights."""
+        eye_in, eye_out = np.eye(len(self.on_input)), np.eye(len(self.on_output))
+        return (np.kron(eye_out, self.on_input.T) - np.kron(self.on_output, eye_in)) / self.length
+
+
+def blocks_of(constraint: Constraint) -> list[Block]:
+    """Every letter, as matrices."""
     group = constraint.rep_in.group
     rep_in, rep_out = constraint.rep_in, constraint.rep_out
-    pairs = [
-        (x.to_dense().numpy(), y.to_dense().numpy(), 1.0)
+    found = [
+        Block(x.to_dense().numpy(), y.to_dense().numpy(), is_lie=True)
         for x, y in zip(rep_in.generators(), rep_out.generators(), strict=True)
     ]
-    pairs += [
-        (x.to_dense().numpy(), y.to_dense().numpy(), s.length)
+    found += [
+        Block(x.to_dense().numpy(), y.to_dense().numpy(), s.length, on_invariants=s.on_invariants)
         for s, x, y in zip(
             group.discrete_generators(), rep_in.discrete_generators(), rep_out.discrete_generators(), strict=True
         )
     ]
     lengths = {r.name: r.length for rep in (rep_in, rep_out) for r in rep.residual_generators()}
-    pairs += [
-        (rep_in.residual_map(n).to_dense().numpy(), rep_out.residual_map(n).to_dense().numpy(), length)
+    found += [
+        Block(rep_in.residual_map(n).to_dense().numpy(), rep_out.residual_map(n).to_dense().numpy(), length)
         for n, length in lengths.items()
     ]
-    return pairs
+    return found
+
+
+def kept_by_lie(blocks: list[Block], dim: int) -> np.ndarray:
+    """The orthogonal projector on weights that all Lie generators send to 0."""
+    lie = [b.matrix() for b in blocks if b.is_lie]
+    _, s, vt = np.linalg.svd(np.concatenate(lie) if lie else np.zeros((1, dim)), full_matrices=True)
+    null = vt[int((s > 1e-10).sum()) :]
+    return null.T @ null
 
 
 def oracle(constraint: Constraint) -> Oracle:
-    """The SVD of ``L = [kron(I, A_X^T) - kron(A_Y, I)] / |s|`` on row-major weights."""
-    d_in, d_out = constraint.rep_in.dim, constraint.rep_out.dim
-    blocks = [
-        (np.kron(np.eye(d_out), a_in.T) - np.kron(a_out, np.eye(d_in))) / length
-        for a_in, a_out, length in generator_pairs(constraint)
-    ]
-    stacked = np.concatenate(blocks) if blocks else np.zeros((1, d_in * d_out))
+    """The SVD of ``L`` on row-major weights; letters that act on invariants see the null space of the Lie part."""
+    blocks, dim = blocks_of(constraint), constraint.dim
+    rows = [b.matrix() for b in blocks]
+    if any(b.on_invariants for b in blocks):
+        kept = kept_by_lie(blocks, dim)
+        rows = [row @ kept if b.on_invariants else row for b, row in zip(blocks, rows, strict=True)]
+    stacked = np.concatenate(rows) if rows else np.zeros((1, dim))
     _, s, vt = np.linalg.svd(stacked, full_matrices=True)
-    sigma = np.zeros(d_in * d_out)
+    sigma = np.zeros(dim)
     sigma[: len(s)] = s[: len(sigma)]
     top = sigma.max(initial=0.0)
     sigma[sigma <= 1e-12 * max(top, 1.0) * len(sigma)] = 0.0

@@ -17,7 +17,7 @@ SOURCE = ROOT / "src" / "equidial"
 FILES = sorted(SOURCE.rglob("*.py"))
 ORDER = [
     *("errors", "_version", "groups", "representations", "filters", "certificates"),
-    *("metrics", "adapters", "data", "recipes", "reporting", "cli"),
+    *("testing", "metrics", "adapters", "data", "recipes", "reporting", "cli"),
 ]
 
 

@@ -13,30 +13,37 @@ import torch
 from equidial import Certificate, invariant_filter
 from equidial.certificates import LayerCertificate, certify_weight, defect_of_element, gamma
 from equidial.errors import EquidialError, FileFormatError
-from equidial.filters import Constraint, Dial, Filter
-from equidial.groups import SO2, C, Shift
+from equidial.filters import Constraint, Dial, Filter, trivial_bound
+from equidial.groups import SO, SO2, C, Group, Shift
 from equidial.representations import Pixels, Trivial, Vector
-from tests.spaces import full_spectrum, random_space, random_weight
+from tests.spaces import UNBOUNDED, full_spectrum, random_space, random_weight, representations_of
 
 
 def local_search(constraint: Constraint, matrices: torch.Tensor, radius: float, starts: int = 6) -> float:
-    """The worst element found: all of a finite group, else sampled angles improved by golden-section steps."""
+    """The worst element found: all of a finite group, else samples and exponentials improved by shrinking steps."""
     group = constraint.group
     if group.is_finite:
         chosen = [g for g in group.elements() if g.distance() <= radius * (1 + 1e-12)]
         return max(defect_of_element(constraint, matrices, g) for g in chosen)
-
-    def at(t: float) -> float:
-        return defect_of_element(constraint, matrices, group.exp(t))
-
-    best = 0.0
-    for k in range(1, starts + 1):
-        t, step = radius * k / starts, radius / starts
-        value = at(t)
-        while step > 1e-7:
-            for candidate in (t - step, t + step):
-                if 0 <= candidate <= radius and at(candidate) > value:
-                    t, value = candidate, at(candidate)
+    generator = torch.Generator().manual_seed(1)
+    near = [g for g in group.sample(4 * starts, generator) if g.distance() <= radius]
+    near += [s.element for s in group.discrete_generators() if s.length <= radius]
+    best = max((defect_of_element(constraint, matrices, g) for g in near), default=0.0)
+    directions = torch.randn(starts, group.lie_dim, generator=generator, dtype=torch.float64)
+    for k, direction in enumerate(directions / directions.norm(dim=1, keepdim=True), start=1):
+        t = radius * k / starts * (direction if group.lie_dim > 1 else direction.abs())
+        value, step = defect_of_element(constraint, matrices, group.exp(t)), radius / starts
+        while step > (1e-7 if group.lie_dim == 1 else 1e-2):
+            for move in (
+                *torch.eye(group.lie_dim, dtype=torch.float64),
+                *-torch.eye(group.lie_dim, dtype=torch.float64),
+            ):
+                moved = t + step * move
+                if float(moved.norm()) > radius:
+                    continue
+                found = defect_of_element(constraint, matrices, group.exp(moved))
+                if found > value:
+                    t, value = moved, found
                     break
             else:
                 step /= 2
@@ -216,3 +223,34 @@ def test_foreign_certificates_are_refused(change: dict[str, object]) -> None:
     data = Certificate((row(),)).to_dict() | change
     with pytest.raises(FileFormatError):
         Certificate.from_dict(data)
+
+
+@pytest.mark.parametrize("group", UNBOUNDED, ids=str)
+def test_bounds_of_groups_that_are_not_compact(group: Group, draws: int) -> None:
+    """Over a radius; never below what a search finds, never above the trivial bound."""
+    rng = random.Random(5)
+    reps = [rep for rep in representations_of(group, small=True) if rep.dim <= 16]
+    for draw in range(8 * draws):
+        rep_in, rep_out = rng.choice(reps), rng.choice(reps)
+        if rep_in.dim * rep_out.dim > 64:
+            continue
+        constraint = Constraint.equivariants(rep_in, rep_out)
+        weight = random_weight(constraint, (2,), draw)
+        radius = rng.choice([0.1, 0.7, 1.3, 4.5])
+        found = certify_weight(constraint, weight, radius)
+        worst = local_search(constraint, constraint.as_matrices(weight), radius, 3) / float(weight.norm())
+        assert worst * (1 - 1e-12) <= found.bound <= trivial_bound(constraint, radius)
+        assert found.measured <= found.bound
+        assert found.radius == min(radius, group.radius)
+        declared = certify_weight(constraint, weight)
+        assert declared.radius == group.sample_radius, "the declared set"
+        with pytest.raises(EquidialError, match="finite radius"):
+            certify_weight(constraint, weight, math.inf)
+
+
+def test_the_measured_error_uses_the_whole_radius() -> None:
+    """Within a small radius of a large group, elements at the radius itself are tried."""
+    constraint = Constraint.invariants(Vector(SO(3)) + Trivial(SO(3)))
+    weight = torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=torch.float64)
+    found = certify_weight(constraint, weight, 0.3)
+    assert 0.95 * 2 * math.sin(0.15) <= found.measured <= 2 * math.sin(0.15) * (1 + 1e-12)

@@ -12,7 +12,7 @@ import numpy as np
 import scipy.linalg
 import torch
 
-from equidial.errors import ArgumentError, GroupActionError, explain
+from equidial.errors import ArgumentError, EquidialWarning, GroupActionError, explain
 from equidial.groups._base import DiscreteGenerator, Exp, Group, GroupElement, Power, Word, check_count
 
 Entries = tuple[tuple[float, ...], ...]
@@ -143,8 +143,13 @@ class MatrixGroup(Group):
         """Length of the word of the element (an upper bound of the distance)."""
         return self.length_of_word(self.word(a))
 
+    @property
+    def _ball_radius(self) -> float:
+        """Largest ``||t||`` of a sample: what the longest letter leaves of ``sample_radius``."""
+        return self.sample_radius - max((s.length for s in self.discrete_generators()), default=0.0)
+
     def sample(self, n: int, generator: torch.Generator | None = None) -> list[GroupElement]:
-        """``n`` elements ``exp(t) s``, ``t`` uniform in the ball ``||t|| <= sample_radius``, ``s`` a letter or none."""
+        """``n`` elements ``exp(t) s``, ``t`` uniform in a ball, ``s`` a letter or none; within ``sample_radius``."""
         check_count(n)
         out = []
         letters = self.discrete_generators()
@@ -153,7 +158,7 @@ class MatrixGroup(Group):
             if self.lie_dim:
                 direction = torch.randn(self.lie_dim, generator=generator, dtype=torch.float64)
                 size = float(torch.rand(1, generator=generator, dtype=torch.float64)) ** (1 / self.lie_dim)
-                g = self.exp(direction / direction.norm() * size * self.sample_radius)
+                g = self.exp(direction / direction.norm() * size * self._ball_radius)
             if letters:
                 pick = int(torch.randint(len(letters) + 1, (1,), generator=generator))
                 g = g @ letters[pick].element if pick < len(letters) else g
@@ -164,11 +169,12 @@ class MatrixGroup(Group):
 class GeneratedGroup(MatrixGroup):
     """A group that the user gives by matrices alone: ``algebra`` ``[n_G, n, n]`` and ``discrete`` matrices.
 
-    ``radius`` defaults to infinity, ``sample_radius``, the set that bounds speak of then, to 1. ``lengths`` of the
-    letters default to 1. Checks that all is finite and of one size, and that the span of ``algebra`` is closed under
-    the bracket. Spectral subspaces are stable under the group only if the basis is orthonormal for an inner product
-    that the group keeps and the letters are closed under conjugation; where they are not, ``is_stable`` is false
-    and a warning says so.
+    ``radius`` defaults to infinity. ``sample_radius``, by default at most 1, bounds ``||t||`` of the declared set of
+    elements ``exp(t) s``, of which bounds speak then; a letter adds its length. ``lengths`` of the letters default to
+    1. Two groups are equal when all that was given is equal. Checks that all is finite and of one size, and that the
+    span of ``algebra`` is closed under the bracket. Spectral subspaces are stable under the group only if the basis
+    is orthonormal for an inner product that the group keeps and the letters are closed under conjugation; where they
+    are not, ``is_stable`` is false and a warning says so.
     """
 
     def __init__(
@@ -189,7 +195,7 @@ class GeneratedGroup(MatrixGroup):
         if not radius > 0:
             raise ArgumentError(explain("a radius > 0", repr(radius), "leave it out for an unbounded group"))
         self._radius = float(radius)
-        self._sample_radius = float(sample_radius) if sample_radius is not None else min(self._radius, 1.0)
+        self._ball = float(sample_radius) if sample_radius is not None else min(self._radius, 1.0)
         if lengths is not None and (len(lengths) != len(letters) or min(lengths, default=1.0) <= 0):
             raise ArgumentError(
                 explain(f"{len(letters)} positive lengths", repr(lengths), "give one per discrete generator")
@@ -211,21 +217,9 @@ class GeneratedGroup(MatrixGroup):
                     reason,
                     "expect soft subspaces that the group does not keep; bounds hold all the same",
                 ),
+                EquidialWarning,
                 stacklevel=2,
             )
-
-    def __eq__(self, other: object) -> bool:
-        """Equal names, matrices, lengths and radii."""
-        return isinstance(other, GeneratedGroup) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    @cached_property
-    def _key(self) -> tuple[object, ...]:
-        letters = tuple((s.element.value, s.length) for s in self._letters)
-        algebra = tuple(self._algebra.flatten().tolist())
-        return self._name, self._n, algebra, letters, self._radius, self._sample_radius
 
     @property
     def name(self) -> str:
@@ -254,8 +248,12 @@ class GeneratedGroup(MatrixGroup):
 
     @property
     def sample_radius(self) -> float:
-        """Largest ``||t||`` of sampled elements."""
-        return self._sample_radius
+        """The ``sample_radius`` given and the longest letter; at most the radius."""
+        return min(self._radius, self._ball + max((s.length for s in self._letters), default=0.0))
+
+    @property
+    def _ball_radius(self) -> float:
+        return self._ball
 
     @property
     def is_stable(self) -> bool:
@@ -269,6 +267,17 @@ class GeneratedGroup(MatrixGroup):
     def discrete_generators(self) -> tuple[DiscreteGenerator, ...]:
         """``discrete``, with their lengths."""
         return self._letters
+
+    def _given(self) -> tuple[object, ...]:
+        letters = tuple((s.element.value, s.length) for s in self._letters)
+        algebra = tuple(entries(a) for a in self._algebra)
+        return self._name, self._n, algebra, letters, self._radius, self._ball
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GeneratedGroup) and self._given() == other._given()
+
+    def __hash__(self) -> int:
+        return hash((self._name, self._n, self._radius))
 
     @cached_property
     def _why_unstable(self) -> str | None:

@@ -227,8 +227,8 @@ class Lorentz(MatrixGroup):
 
     @property
     def sample_radius(self) -> float:
-        """1: rotations to a radian, rapidities to 1 (0.76 of the speed of light)."""
-        return 1.0
+        """1 (rotations to a radian, rapidities to 0.76 of the speed of light), and pi for the letter of O(1,3)."""
+        return 1.0 if self.proper else 1.0 + math.pi
 
     @property
     def connected(self) -> Group:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 
 import scipy.linalg
 import torch
 
-from equidial.errors import ArgumentError, explain
+from equidial.errors import ArgumentError, GroupActionError, explain
 from equidial.groups import Exp, Group, GroupElement, Product
-from equidial.representations._base import Eigenbasis, Representation
+from equidial.representations._base import Eigenbasis, Representation, ResidualGenerator
 from equidial.representations._eigen import joint_eigenbasis
 from equidial.representations._elementary import is_orthogonal_set
 from equidial.representations._maps import DenseMap, LinearMap, identity_map, zero_map
 
 _LAW = 1e-8  # how far matrices may be from the relations of the group, relative to their size
+_PRODUCTS = 1024  # of two elements, at most, that are multiplied out to prove that law
 
 
 class MatrixRepresentation(Representation):
@@ -37,8 +38,8 @@ class MatrixRepresentation(Representation):
     def __init__(
         self,
         group: Group,
-        generators: Sequence[torch.Tensor] = (),
-        discrete: Sequence[torch.Tensor] = (),
+        generators: torch.Tensor | Sequence[torch.Tensor] = (),
+        discrete: torch.Tensor | Sequence[torch.Tensor] = (),
         *,
         name: str = "Matrices",
         orthogonal: bool | None = None,
@@ -95,11 +96,13 @@ class MatrixRepresentation(Representation):
                     )
 
     def _check_products(self) -> None:
-        elements = self.group.sample(4, torch.Generator().manual_seed(0))
-        for g, h in itertools.pairwise(elements):
-            product = self.map_of(g).to_dense() @ self.map_of(h).to_dense()
-            error = float((product - self.map_of(g @ h).to_dense()).abs().max())
-            if error > _LAW * max(1.0, float(product.abs().max())):
+        for g, h in self._pairs():
+            try:
+                product, image = self.map_of(g).to_dense() @ self.map_of(h).to_dense(), self.map_of(g @ h).to_dense()
+            except GroupActionError:
+                continue  # an element that the group cannot write in its generators
+            error = float((product - image).abs().max())
+            if not error <= _LAW * max(1.0, float(product.abs().max())):
                 raise ArgumentError(
                     explain(
                         f"matrices that multiply as the elements of {self.group.name}",
@@ -107,6 +110,16 @@ class MatrixRepresentation(Representation):
                         "check the matrices of the generators",
                     )
                 )
+
+    def _pairs(self) -> Iterable[tuple[GroupElement, GroupElement]]:
+        """Pairs whose products are checked: each element with each letter (that proves the law), else samples."""
+        letters = [s.element for s in self.group.discrete_generators()]
+        if self.group.is_finite and (self.group.order or 0) * len(letters) <= _PRODUCTS:
+            return itertools.product(self.group.elements(), letters)
+        drawn = self.group.sample(6, torch.Generator().manual_seed(0))
+        both = itertools.product(letters, letters) if len(letters) ** 2 <= _PRODUCTS else ()
+        among = itertools.combinations_with_replacement(drawn, 2)  # squares too: they find double-valued matrices
+        return itertools.chain(among, itertools.product(drawn, letters), itertools.product(letters, drawn), both)
 
     @property
     def dim(self) -> int:
@@ -164,6 +177,15 @@ class MatrixRepresentation(Representation):
         """What a few products and exponentials lose."""
         return 64 * self.dim * torch.finfo(torch.float64).eps
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MatrixRepresentation) or (self.group, self.name) != (other.group, other.name):
+            return False
+        pairs = zip((*self._lie, *self._letters), (*other._lie, *other._letters), strict=True)
+        return all(torch.equal(a, b) for a, b in pairs)
+
+    def __hash__(self) -> int:
+        return hash((self.group, self.name, self.dim))
+
 
 class FactorRepresentation(Representation):
     """A representation of one factor of a product, on which the other factors act trivially.
@@ -171,7 +193,7 @@ class FactorRepresentation(Representation):
     ``FactorRepresentation(G * H, 0, X) @ FactorRepresentation(G * H, 1, Y)`` is the outer product of ``X`` and ``Y``.
     """
 
-    def __init__(self, group: Product, index: int, inner: Representation):
+    def __init__(self, group: Group, index: int, inner: Representation):
         if not isinstance(group, Product) or not 0 <= index < len(group.factors) or inner.group != group.factors[index]:
             raise ArgumentError(
                 explain(
@@ -238,6 +260,20 @@ class FactorRepresentation(Representation):
     def rounding(self) -> float:
         """As the inner one."""
         return self.inner.rounding
+
+    def residual_generators(self) -> tuple[ResidualGenerator, ...]:
+        """The inner one's: what its action misses, this one misses too."""
+        return self.inner.residual_generators()
+
+    @property
+    def exactness(self) -> str:
+        """As the inner one."""
+        return self.inner.exactness
+
+    @property
+    def constructions(self) -> frozenset[str]:
+        """As the inner one."""
+        return self.inner.constructions
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FactorRepresentation) and (self.group, self.index, self.inner) == (
