@@ -160,3 +160,13 @@ def test_methods_refuse_what_they_cannot_treat() -> None:
     ):
         with pytest.raises(ArgumentError, match=r"(?s)expected .*got: .*do: "):
             wrong()
+
+
+def test_a_space_without_invariants_of_the_rotations_keeps_its_group() -> None:
+    """O(n), n even, on vectors: nothing is kept by SO(n), and the filter still speaks of O(n)."""
+    for group in (O(2), O(4)):
+        f = invariant_filter(Vector(group), softness=0.5)
+        assert f.constraint.group == group
+        assert float(f.spectrum[0]) > 0
+        weight = torch.randn(3, Vector(group).dim, dtype=torch.float64)
+        assert torch.allclose(f(weight), weight / 2, atol=1e-12)

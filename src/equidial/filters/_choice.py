@@ -48,7 +48,7 @@ def build_spectrum(
         if isinstance(inner, MatrixFreeSpectrum):
             _refuse_reflection(constraint, "a matrix-free method")
             return inner
-        return ReflectedSpectrum(constraint, inner, letters[0]) if float(inner.sigma[0]) == 0 else inner
+        return ReflectedSpectrum(constraint, inner, letters[0])
     if method is None:
         method = _choose(constraint)
     if method == "closed_form":

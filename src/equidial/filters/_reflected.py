@@ -30,11 +30,13 @@ class ReflectedSpectrum(Spectrum):
     def __init__(self, constraint: Constraint, inner: Spectrum, letter: Letter):
         self.inner, self.letter = inner, letter
         self.method = inner.method
-        kept, odd = inner.multiplicity[0], _odd_dimension(constraint, inner, letter)
-        self._present = torch.tensor([kept > odd, odd > 0] + [True] * (len(inner.sigma) - 1))
-        split = torch.tensor([0.0, 2 / letter.length], dtype=torch.float64)
-        sigma = torch.cat([split, inner.sigma[1:]])
-        multiplicity = [kept - odd, odd, *inner.multiplicity[1:]]
+        # how many clusters of inner are split: the zero cluster, or none where the connected part keeps nothing
+        self._zeros = int(float(inner.sigma[0]) == 0)
+        kept, odd = (inner.multiplicity[0], _odd_dimension(constraint, inner, letter)) if self._zeros else (0, 0)
+        rest = inner.sigma[self._zeros :]
+        self._present = torch.tensor([kept > odd, odd > 0] + [True] * len(rest))
+        sigma = torch.cat([torch.tensor([0.0, 2 / letter.length], dtype=torch.float64), rest])
+        multiplicity = [kept - odd, odd, *inner.multiplicity[self._zeros :]]
         # the odd part may lie above other values: clusters are kept in ascending order
         self._order = torch.argsort(sigma, stable=True)
         self._order = self._order[self._present[self._order]]
@@ -44,7 +46,7 @@ class ReflectedSpectrum(Spectrum):
         """Coefficients of ``inner`` and the odd part ``(P_0 W - s.P_0 W) / 2``."""
         coefficients = self.inner.analyse(weight)
         keep = torch.zeros(len(self.inner.sigma), dtype=weight.dtype, device=weight.device)
-        keep[0] = 1.0
+        keep[: self._zeros] = 1.0
         kept = self.constraint.as_matrices(self.inner.synthesise(coefficients, keep))
         moved = self.letter.on_input.on_last_axis(kept)
         moved = self.letter.on_output.on_last_axis(moved.mT).mT
@@ -55,14 +57,15 @@ class ReflectedSpectrum(Spectrum):
         inner, odd = coefficients
         found = self.inner.energies(inner)
         turned = odd.square().sum()
-        split = torch.stack([(found[0] - turned).clamp_min(0.0), turned.to(found.dtype)])
-        return torch.cat([split, found[1:]])[self._order.to(found.device)]
+        zero = found[: self._zeros].sum()
+        split = torch.stack([(zero - turned).clamp_min(0.0), turned.to(found.dtype)])
+        return torch.cat([split, found[self._zeros :]])[self._order.to(found.device)]
 
     def synthesise(self, coefficients: _Coefficients, factors: torch.Tensor) -> torch.Tensor:
         """``inner`` with the factor of the even part, and the difference on the odd part."""
         inner, odd = coefficients
         spread = factors.new_zeros(len(self._present)).index_copy(0, self._order.to(factors.device), factors)
-        even = torch.cat([spread[:1], spread[2:]])
+        even = torch.cat([spread[: self._zeros], spread[2:]])
         return self.inner.synthesise(inner, even) + (spread[1] - spread[0]) * odd
 
     def defect_norm(self, weight: torch.Tensor) -> float:
