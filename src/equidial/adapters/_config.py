@@ -9,8 +9,8 @@ from typing import Any
 
 from equidial.errors import ArgumentError, FileFormatError, explain
 from equidial.filters import Dial, check_response
-from equidial.groups import Group, as_group
-from equidial.representations import parse
+from equidial.groups import Group, as_group, by_name
+from equidial.representations import Representation, parse
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class SoftEquivarianceConfig:
     """What :func:`equidial.soften` shall do; checks itself when constructed.
 
     Attributes:
-        group: a name (``"C4"``, ``"D4"``, ``"SO2"``, ``"Flip"``, ``"T2"``, ..) or a group.
+        group: a name (``"C4"``, ``"D4"``, ``"SO2"``, ``"Flip"``, ``"T2"``, ..) or a group; one of your own,
+            which no name rebuilds, can be used but not saved.
         softness: 0 exactly symmetric .. 1 untouched.
         threshold: ``b`` of paper A, in 1 / (unit of the group's distance); ``beta`` for ``nearest``.
         max_error: certified relative error that no tensor shall exceed. Give exactly one of the three.
@@ -27,7 +28,8 @@ class SoftEquivarianceConfig:
             expression for the whole name. ``None``: every default target.
         exclude_modules: which modules to leave out, matched alike.
         softness_pattern: softness of single modules, ``{regular expression of a name's end: softness}``.
-        representations: spaces of linear layers, ``{pattern: ("8*Vector + 4*Trivial", "16*Vector")}`` (in, out).
+        representations: spaces of linear layers, ``{pattern: ("8*Vector + 4*Trivial", "16*Vector")}`` (in, out), texts
+            or :class:`Representation` objects of the group.
         radius: largest distance of the group elements that ``max_error`` and certificates speak of; ``None``: all.
         image_size: input size of the model in pixels, ``n`` or ``(h, w)``, for checking strides; ``None``: read
             from the model where it tells.
@@ -45,12 +47,13 @@ class SoftEquivarianceConfig:
     target_modules: str | Sequence[str] | None = None
     exclude_modules: str | Sequence[str] | None = None
     softness_pattern: Mapping[str, float] = field(default_factory=dict)
-    representations: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    representations: Mapping[str, tuple[str | Representation, str | Representation]] = field(default_factory=dict)
     radius: float | None = None
     image_size: int | tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "group", as_group(self.group).name)
+        group = as_group(self.group)
+        object.__setattr__(self, "group", group.name if _has_name(group) else group)
         check_response(self.response)
         Dial.of(self.softness, self.threshold, self.max_error)
         for name in ("target_modules", "exclude_modules"):
@@ -62,15 +65,15 @@ class SoftEquivarianceConfig:
             _named(f"softness_pattern[{pattern!r}]", lambda value=value: Dial.of(softness=value))
         spaces = {pattern: tuple(pair) for pattern, pair in self.representations.items()}
         for pattern, pair in spaces.items():
-            if len(pair) != 2 or not all(isinstance(text, str) for text in pair):
+            if len(pair) != 2 or not all(isinstance(space, str | Representation) for space in pair):
                 raise ArgumentError(
                     explain(
-                        f"representations[{pattern!r}] = (input, output), two texts",
+                        f"representations[{pattern!r}] = (input, output), two texts or representations",
                         repr(pair),
                         "e.g. ('8*Vector + 4*Trivial', '16*Vector')",
                     )
                 )
-            _named(f"representations[{pattern!r}]", lambda pair=pair: [parse(t, self.group_object) for t in pair])
+            _named(f"representations[{pattern!r}]", lambda pair=pair: [self.space(s) for s in pair])
         object.__setattr__(self, "representations", spaces)
         self._check_numbers()
 
@@ -90,15 +93,40 @@ class SoftEquivarianceConfig:
         """The group itself."""
         return as_group(self.group)
 
+    def space(self, given: str | Representation) -> Representation:
+        """The representation itself, or the one with this text; raises ``ArgumentError`` for another group's."""
+        group = self.group_object
+        if isinstance(given, str):
+            return parse(given, group)
+        if given.group != group:
+            raise ArgumentError(explain(f"a representation of {group.name}", repr(given), "build it on this group"))
+        return given
+
     @property
     def dial(self) -> Dial:
         """The one dial that is set."""
         return Dial.of(self.softness, self.threshold, self.max_error)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON."""
+        """Plain data, ready for JSON; raises ``ArgumentError`` for a group or a space that no text rebuilds."""
         data = {f.name: getattr(self, f.name) for f in fields(self)}
+        if not isinstance(self.group, str):
+            raise _unwritable("a group that its name rebuilds", self.group)
+        data["representations"] = {
+            pattern: tuple(self._text(space) for space in pair) for pattern, pair in self.representations.items()
+        }
         return json.loads(json.dumps(data, default=dict))
+
+    def _text(self, space: str | Representation) -> str:
+        if isinstance(space, str):
+            return space
+        try:
+            same = parse(space.name, self.group_object) == space
+        except ValueError:
+            same = False
+        if not same:
+            raise _unwritable("representations that their text rebuilds", space)
+        return space.name
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> SoftEquivarianceConfig:
@@ -114,6 +142,18 @@ class SoftEquivarianceConfig:
                 )
             )
         return cls(**data)
+
+
+def _has_name(group: Group) -> bool:
+    """Whether :func:`equidial.groups.by_name` rebuilds the group from its name."""
+    try:
+        return by_name(group.name) == group
+    except ValueError:
+        return False
+
+
+def _unwritable(expected: str, got: object) -> ArgumentError:
+    return ArgumentError(explain(f"{expected}, to write the configuration", repr(got), "fold the model and save that"))
 
 
 def _named(what: str, build: Any) -> None:

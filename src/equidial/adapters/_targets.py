@@ -26,7 +26,7 @@ from equidial.adapters._matching import matches, pattern_for, unmatched
 from equidial.errors import NoMatchingTargetError, StateError, TargetError, explain, nearest_names
 from equidial.filters import Constraint
 from equidial.groups import Group, Shift, Translation
-from equidial.representations import Pixels, Representation, parse
+from equidial.representations import Pixels, Representation
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 POSITION_NAMES = (
@@ -170,7 +170,7 @@ def _declared(model: nn.Module, config: SoftEquivarianceConfig, group: Group) ->
         if pattern is None:
             continue
         used.add(pattern)
-        rep_in, rep_out = (parse(text, group) for text in config.representations[pattern])
+        rep_in, rep_out = (config.space(given) for given in config.representations[pattern])
         if (rep_out.dim, rep_in.dim) != (module.out_features, module.in_features):
             raise TargetError(
                 explain(
@@ -182,7 +182,8 @@ def _declared(model: nn.Module, config: SoftEquivarianceConfig, group: Group) ->
         rule = "declared representation"
         yield Target(name, "weight", Layout("linear"), Constraint.equivariants(rep_in, rep_out), rule)
         if module.bias is not None:
-            yield Target(name, "bias", Layout("bias"), Constraint.invariants(rep_out), rule)
+            # a bias stays where it is, rho(g) b = b; Constraint.invariants speaks of w^T rho(g) = w^T
+            yield Target(name, "bias", Layout("bias"), Constraint.invariants(rep_out.dual), rule)
     for pattern in config.representations:
         if pattern not in used:
             raise NoMatchingTargetError(
@@ -220,7 +221,9 @@ def _by_rule(model: nn.Module, config: SoftEquivarianceConfig, group: Group) -> 
 
 def _grid_representation(name: str, candidate: Candidate, group: Group) -> Representation:
     try:
-        return Pixels(group, candidate.grid)
+        grid = Pixels(group, candidate.grid)
+        # a kernel meets what moves (w^T rho(g) = w^T), a table is itself moved (rho(g) w = w)
+        return grid if candidate.layout.kind == "convolution" else grid.dual
     except ValueError as error:
         raise TargetError(f"{name} ({candidate.layout.kind}): {error}") from error
 
