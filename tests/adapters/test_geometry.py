@@ -116,6 +116,9 @@ def test_a_model_that_wants_other_inputs_is_judged_only_when_asked() -> None:
         ed.soften(OneTower(), config)
 
 
+@pytest.mark.filterwarnings(
+    "ignore:Using padding='same'"
+)  # torch says it once a process, in whichever test comes first
 def test_levels_of_certificate_rows() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1),
