@@ -13,7 +13,7 @@ import torch
 
 from equidial.errors import ArgumentError, GroupActionError, explain
 from equidial.groups import Group, GroupElement
-from equidial.representations._eigenbasis import Eigenbasis
+from equidial.representations._eigenbasis import EIGENBASIS_LIMIT, Eigenbasis, joint_eigenbasis
 from equidial.representations._maps import BlockDiagonalMap, LinearMap, identity_map
 from equidial.representations._unitary import UnitaryMap
 
@@ -143,8 +143,14 @@ class Representation(ABC):
         return ()
 
     def eigenbasis(self) -> Eigenbasis | None:
-        """A common eigenbasis of all generators, or ``None`` where they do not commute or none is declared."""
-        return None
+        """A common eigenbasis of all generators, searched once up to 1024 dimensions; ``None`` where there is none."""
+        return self._found_eigenbasis
+
+    @cached_property
+    def _found_eigenbasis(self) -> Eigenbasis | None:
+        if self.dim > EIGENBASIS_LIMIT or self.residual_generators():
+            return None
+        return joint_eigenbasis([m.to_dense() for m in (*self.generators(), *self.discrete_generators())], self.dim)
 
     def eigenbasis_error(self) -> tuple[float, float]:
         """Bounds ``(residue, loss)`` of the rounding in :meth:`eigenbasis` for a group with one Lie generator ``A``.

@@ -11,7 +11,6 @@ import torch
 
 from equidial.groups import SO2, C, Flip, Group, GroupElement, Permutation, Shift
 from equidial.representations._base import Eigenbasis, Representation
-from equidial.representations._eigen import joint_eigenbasis
 from equidial.representations._maps import DenseMap, LinearMap, PermutationMap, identity_map, zero_map
 
 
@@ -149,11 +148,7 @@ class Vector(Representation):
             phases = [cmath.exp(1j * s.length) for s in letters]
             values = torch.tensor([[p, p.conjugate()] for p in phases], dtype=torch.complex128)
             return Eigenbasis(((1, turned),), values.reshape(len(letters), 2))
-        return self._found_eigenbasis
-
-    @cached_property
-    def _found_eigenbasis(self) -> Eigenbasis | None:
-        return joint_eigenbasis(self)
+        return super().eigenbasis()
 
 
 def is_orthogonal_set(generators: Sequence[torch.Tensor], letters: Sequence[torch.Tensor]) -> bool:

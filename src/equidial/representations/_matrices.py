@@ -11,8 +11,7 @@ import torch
 
 from equidial.errors import ArgumentError, GroupActionError, explain
 from equidial.groups import Exp, Group, GroupElement, Product
-from equidial.representations._base import Eigenbasis, Representation, ResidualGenerator
-from equidial.representations._eigen import joint_eigenbasis
+from equidial.representations._base import Representation, ResidualGenerator
 from equidial.representations._elementary import is_orthogonal_set
 from equidial.representations._maps import DenseMap, LinearMap, identity_map, zero_map
 
@@ -157,14 +156,6 @@ class MatrixRepresentation(Representation):
         """Whether generators are skew and letters orthogonal, to 1e-12."""
         return is_orthogonal_set(self._lie, self._letters)
 
-    def eigenbasis(self) -> Eigenbasis | None:
-        """A common eigenbasis of the generators where there is one, found numerically."""
-        return self._found_eigenbasis
-
-    @cached_property
-    def _found_eigenbasis(self) -> Eigenbasis | None:
-        return joint_eigenbasis(self)
-
     @property
     def connected(self) -> Representation:
         """The matrices of the Lie generators."""
@@ -237,14 +228,6 @@ class FactorRepresentation(Representation):
     def is_orthogonal(self) -> bool:
         """As the inner one."""
         return self.inner.is_orthogonal
-
-    def eigenbasis(self) -> Eigenbasis | None:
-        """A common eigenbasis of the generators where there is one, found numerically."""
-        return self._found_eigenbasis
-
-    @cached_property
-    def _found_eigenbasis(self) -> Eigenbasis | None:
-        return joint_eigenbasis(self)
 
     @property
     def growth(self) -> float:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
 from equidial.errors import GroupActionError, explain
 from equidial.groups import Group, GroupElement
-from equidial.representations._base import Eigenbasis, Representation
-from equidial.representations._eigen import joint_eigenbasis
+from equidial.representations._base import Representation
 from equidial.representations._maps import LinearMap, PermutationMap
 
 
@@ -63,11 +61,3 @@ class Regular(Representation):
     def is_permutation(self) -> bool:
         """Always."""
         return True
-
-    def eigenbasis(self) -> Eigenbasis | None:
-        """A common eigenbasis of the generators where there is one, found numerically."""
-        return self._found_eigenbasis
-
-    @cached_property
-    def _found_eigenbasis(self) -> Eigenbasis | None:
-        return joint_eigenbasis(self)

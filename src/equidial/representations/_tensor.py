@@ -12,8 +12,7 @@ import torch
 
 from equidial.errors import ArgumentError, explain
 from equidial.groups import Group, GroupElement
-from equidial.representations._base import DirectSum, Eigenbasis, Representation, ResidualGenerator
-from equidial.representations._eigen import joint_eigenbasis
+from equidial.representations._base import DirectSum, Representation, ResidualGenerator
 from equidial.representations._elementary import Trivial, Vector
 from equidial.representations._maps import KroneckerProduct, KroneckerSum, LinearMap, PermutationMap, ScaledMap
 
@@ -90,14 +89,6 @@ class Dual(Representation):
     def constructions(self) -> frozenset[str]:
         """Those of the inner one."""
         return self.inner.constructions
-
-    def eigenbasis(self) -> Eigenbasis | None:
-        """A common eigenbasis of the generators where there is one, found numerically."""
-        return self._found_eigenbasis
-
-    @cached_property
-    def _found_eigenbasis(self) -> Eigenbasis | None:
-        return joint_eigenbasis(self)
 
 
 @dataclass(frozen=True, repr=False)
@@ -203,14 +194,6 @@ class TensorProduct(Representation):
     def constructions(self) -> frozenset[str]:
         """Those of all factors."""
         return frozenset().union(*(rep.constructions for rep in self.factors))
-
-    def eigenbasis(self) -> Eigenbasis | None:
-        """A common eigenbasis of the generators where there is one, found numerically."""
-        return self._found_eigenbasis
-
-    @cached_property
-    def _found_eigenbasis(self) -> Eigenbasis | None:
-        return joint_eigenbasis(self)
 
     @property
     def connected(self) -> Representation:
