@@ -111,18 +111,6 @@ def threshold_of_budget(
     if max_error >= trivial_bound(spectrum.constraint, radius):
         return math.inf
     factor = growth_factor(spectrum.constraint, radius)
-    if isinstance(spectrum, MatrixFreeSpectrum):
-        if response == "taper":
-            raise ArgumentError(
-                explain(
-                    f"a response with an a priori bound on {spectrum.constraint.name} (nearest, hard)",
-                    "a Chebyshev series of response='taper', which is never exactly 0",
-                    "choose another response, or set threshold and certify the weight",
-                )
-            )
-        smallest_sigma = spectrum.smallest_sigma() if response != "exponential" else 0.0
-    else:
-        smallest_sigma = float(spectrum.sigma[0])
     if response == "exponential":
         raise ArgumentError(
             explain(
@@ -131,7 +119,15 @@ def threshold_of_budget(
                 "choose another response, or set softness or threshold",
             )
         )
-    smallest = factor * smallest_sigma
+    if isinstance(spectrum, MatrixFreeSpectrum) and response == "taper":
+        raise ArgumentError(
+            explain(
+                f"a response with an a priori bound on {spectrum.constraint.name} (nearest, hard)",
+                "a Chebyshev series of response='taper', which is never exactly 0",
+                "choose another response, or set threshold and certify the weight",
+            )
+        )
+    smallest = factor * spectrum.smallest_sigma()
     if max_error < smallest:
         raise BudgetError(
             explain(

@@ -42,22 +42,10 @@ class KrylovNearest:
         def apply(x: torch.Tensor) -> torch.Tensor:
             return x + self.multiplier * (self.constraint.gram(x) - beta2 * x)
 
-        x = torch.zeros_like(right)
-        residual = right.clone()
-        p = residual
-        square = float((residual * residual).sum())
-        limit = (self.tolerance * math.sqrt(square)) ** 2
-        for _ in range(MAX_STEPS):
-            if square <= limit:
-                return x
-            image = apply(p)
-            alpha = square / float((p * image).sum())
-            x = x + alpha * p
-            residual = residual - alpha * image
-            following = float((residual * residual).sum())
-            p = residual + (following / square) * p
-            square = following
-        raise _unreached("a gradient of the nearest weight", self.constraint, math.sqrt(square), self.tolerance)
+        x, residual = _conjugate_gradients(apply, right, self.tolerance * float(right.norm()))
+        if x is None:
+            raise _unreached("a gradient of the nearest weight", self.constraint, residual, self.tolerance)
+        return x
 
 
 def krylov_nearest(
@@ -180,27 +168,40 @@ def krylov_function(
 def krylov_null(constraint: Constraint, matrices: torch.Tensor, tolerance: float) -> torch.Tensor:
     """``P_0 W``: conjugate gradients on ``Q Z = Q W`` from 0, then ``W - Z``; stops when ``||L W'||`` is rounding."""
     work = matrices.to(torch.float64)
-    residual = constraint.gram(work)
-    z = torch.zeros_like(work)
-    p = residual
+    unit = max(constraint.scale, 1e-300) ** 2  # of the operator
+    z, residual = _conjugate_gradients(
+        constraint.gram, constraint.gram(work), 1e-6 * tolerance * float(work.norm()) * unit
+    )
+    if z is None:
+        raise _unreached("the exactly symmetric part", constraint, residual / unit, tolerance)
+    return (work - z).to(matrices.dtype)
+
+
+def _conjugate_gradients(
+    apply: Callable[[torch.Tensor], torch.Tensor], right: torch.Tensor, limit: float
+) -> tuple[torch.Tensor | None, float]:
+    """``x`` with ``||right - A x|| <= limit`` for ``A`` positive semidefinite and ``right`` in its range, from 0.
+
+    ``None`` where ``MAX_STEPS`` do not reach the limit, and the norm of the last residual in any case. A direction
+    without curvature is rounding: what is left of ``right`` lies outside the range.
+    """
+    x = torch.zeros_like(right)
+    p = residual = right
     square = float((residual * residual).sum())
-    scale = max(constraint.scale, 1e-300)
-    limit = tolerance * 1e-2 * float(work.norm())
     for _ in range(MAX_STEPS):
-        # ||Q W'|| below the limit, in units of the operator
-        if math.sqrt(square) <= limit * scale**2 * 1e-4:
-            return (work - z).to(matrices.dtype)
-        image = constraint.gram(p)
+        if math.sqrt(square) <= limit:
+            return x, math.sqrt(square)
+        image = apply(p)
         curvature = float((p * image).sum())
         if curvature <= 0:
-            return (work - z).to(matrices.dtype)
+            return x, math.sqrt(square)
         alpha = square / curvature
-        z = z + alpha * p
+        x = x + alpha * p
         residual = residual - alpha * image
         following = float((residual * residual).sum())
         p = residual + (following / square) * p
         square = following
-    raise _unreached("the exactly symmetric part", constraint, math.sqrt(square) / scale**2, tolerance)
+    return None, math.sqrt(square)
 
 
 def _unreached(what: str, constraint: Constraint, got: float, tolerance: float) -> ToleranceError:

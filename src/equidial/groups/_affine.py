@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from equidial.errors import ArgumentError, explain
-from equidial.groups._base import DiscreteGenerator, Exp, Group, GroupElement, Word, check_count
+from equidial.groups._base import DiscreteGenerator, Exp, Group, GroupElement, Word, check_count, uniform_in_ball
 from equidial.groups._matrix import MatrixGroup
 
 
@@ -50,10 +50,7 @@ class _Additive(Group):
     def sample(self, n: int, generator: torch.Generator | None = None) -> list[GroupElement]:
         """``n`` elements, uniform in the ball ``||t|| <= sample_radius``."""
         check_count(n)
-        directions = torch.randn(n, self.lie_dim, generator=generator, dtype=torch.float64)
-        sizes = torch.rand(n, 1, generator=generator, dtype=torch.float64) ** (1 / self.lie_dim)
-        values = directions / directions.norm(dim=1, keepdim=True) * sizes * self.sample_radius
-        return [self.element(v) for v in values]
+        return [self.element(t) for t in uniform_in_ball(n, self.lie_dim, self.sample_radius, generator)]
 
     def compose_values(self, a: tuple[float, ...], b: tuple[float, ...]) -> tuple[float, ...]:
         """Coordinates add."""

@@ -300,6 +300,13 @@ def check_count(n: int) -> None:
         raise ArgumentError(explain("a number of samples n >= 0", repr(n), "pass a non-negative integer"))
 
 
+def uniform_in_ball(n: int, dim: int, radius: float, generator: torch.Generator | None) -> torch.Tensor:
+    """``[n, dim]`` points, uniform in the ball ``||t|| <= radius``, float64."""
+    directions = torch.randn(n, dim, generator=generator, dtype=torch.float64)
+    sizes = torch.rand(n, 1, generator=generator, dtype=torch.float64) ** (1 / dim)
+    return directions / directions.norm(dim=1, keepdim=True) * sizes * radius
+
+
 def bracket_coefficients(generators: torch.Tensor, name: str) -> torch.Tensor:
     """``f`` with ``[A_i, A_j] = sum_k f_ijk A_k`` by least squares; raises ``ArgumentError`` where that fails."""
     n, d, _ = generators.shape

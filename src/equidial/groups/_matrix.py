@@ -13,7 +13,7 @@ import scipy.linalg
 import torch
 
 from equidial.errors import ArgumentError, EquidialWarning, GroupActionError, explain
-from equidial.groups._base import DiscreteGenerator, Exp, Group, GroupElement, Power, Word, check_count
+from equidial.groups._base import DiscreteGenerator, Exp, Group, GroupElement, Power, Word, check_count, uniform_in_ball
 
 Entries = tuple[tuple[float, ...], ...]
 """Rows of a matrix: the coordinate of an element, hashable."""
@@ -156,9 +156,7 @@ class MatrixGroup(Group):
         for _ in range(n):
             g = self.identity()
             if self.lie_dim:
-                direction = torch.randn(self.lie_dim, generator=generator, dtype=torch.float64)
-                size = float(torch.rand(1, generator=generator, dtype=torch.float64)) ** (1 / self.lie_dim)
-                g = self.exp(direction / direction.norm() * size * self._ball_radius)
+                g = self.exp(uniform_in_ball(1, self.lie_dim, self._ball_radius, generator))
             if letters:
                 pick = int(torch.randint(len(letters) + 1, (1,), generator=generator))
                 g = g @ letters[pick].element if pick < len(letters) else g

@@ -14,14 +14,8 @@ from equidial.groups._orthogonal import Orthogonal, SpecialOrthogonal
 from equidial.groups._planar import PlanarGroup
 
 
-@dataclass(frozen=True, repr=False)
-class SO2(PlanarGroup):
-    """Rotations of the plane; the coordinate is the angle in ``(-pi, pi]``. One Lie generator, radius pi."""
-
-    @property
-    def name(self) -> str:
-        """``"SO2"``."""
-        return "SO2"
+class _Circle(PlanarGroup):
+    """What SO(2) and O(2) share: all rotations of the plane, one Lie generator, no element farther than pi."""
 
     @property
     def order(self) -> None:
@@ -37,6 +31,16 @@ class SO2(PlanarGroup):
     def lie_dim(self) -> int:
         """1."""
         return 1
+
+
+@dataclass(frozen=True, repr=False)
+class SO2(_Circle):
+    """Rotations of the plane; the coordinate is the angle in ``(-pi, pi]``. One Lie generator, radius pi."""
+
+    @property
+    def name(self) -> str:
+        """``"SO2"``."""
+        return "SO2"
 
     def identity(self) -> GroupElement:
         """The rotation by 0."""
@@ -85,7 +89,7 @@ class SO2(PlanarGroup):
 
 
 @dataclass(frozen=True, repr=False)
-class O2(PlanarGroup):
+class O2(_Circle):
     """Rotations and mirrors of the plane; the coordinate ``(angle, f)`` means ``R(angle) m^f``.
 
     ``m`` is the left-right mirror, length pi, applied by the constraint to what rotations keep (see
@@ -96,21 +100,6 @@ class O2(PlanarGroup):
     def name(self) -> str:
         """``"O2"``."""
         return "O2"
-
-    @property
-    def order(self) -> None:
-        """Infinite."""
-        return None
-
-    @property
-    def radius(self) -> float:
-        """pi."""
-        return math.pi
-
-    @property
-    def lie_dim(self) -> int:
-        """1."""
-        return 1
 
     @property
     def connected(self) -> Group:

@@ -12,6 +12,7 @@ import torch
 from equidial.errors import ArgumentError, GroupActionError, explain
 from equidial.groups import Exp, Group, GroupElement, Product
 from equidial.representations._base import Representation, ResidualGenerator
+from equidial.representations._derived import DerivedRepresentation
 from equidial.representations._elementary import is_orthogonal_set
 from equidial.representations._maps import DenseMap, LinearMap, identity_map, zero_map
 
@@ -178,7 +179,7 @@ class MatrixRepresentation(Representation):
         return hash((self.group, self.name, self.dim))
 
 
-class FactorRepresentation(Representation):
+class FactorRepresentation(DerivedRepresentation):
     """A representation of one factor of a product, on which the other factors act trivially.
 
     ``FactorRepresentation(G * H, 0, X) @ FactorRepresentation(G * H, 1, Y)`` is the outer product of ``X`` and ``Y``.
@@ -195,11 +196,6 @@ class FactorRepresentation(Representation):
             )
         self.group, self.index, self.inner = group, index, inner
         self._factors = group.factors
-
-    @property
-    def dim(self) -> int:
-        """As the inner one."""
-        return self.inner.dim
 
     @property
     def name(self) -> str:
@@ -225,38 +221,13 @@ class FactorRepresentation(Representation):
         return self.inner.map_of(GroupElement(self.inner.group, g.value[self.index]))
 
     @property
-    def is_orthogonal(self) -> bool:
-        """As the inner one."""
-        return self.inner.is_orthogonal
-
-    @property
-    def growth(self) -> float:
-        """As the inner one."""
-        return self.inner.growth
-
-    @property
     def is_permutation(self) -> bool:
         """As the inner one."""
         return self.inner.is_permutation
 
-    @property
-    def rounding(self) -> float:
-        """As the inner one."""
-        return self.inner.rounding
-
     def residual_generators(self) -> tuple[ResidualGenerator, ...]:
         """The inner one's: what its action misses, this one misses too."""
         return self.inner.residual_generators()
-
-    @property
-    def exactness(self) -> str:
-        """As the inner one."""
-        return self.inner.exactness
-
-    @property
-    def constructions(self) -> frozenset[str]:
-        """As the inner one."""
-        return self.inner.constructions
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, FactorRepresentation) and (self.group, self.index, self.inner) == (

@@ -13,12 +13,13 @@ import torch
 from equidial.errors import ArgumentError, explain
 from equidial.groups import Group, GroupElement
 from equidial.representations._base import DirectSum, Representation, ResidualGenerator
+from equidial.representations._derived import DerivedRepresentation
 from equidial.representations._elementary import Trivial, Vector
 from equidial.representations._maps import KroneckerProduct, KroneckerSum, LinearMap, PermutationMap, ScaledMap
 
 
 @dataclass(frozen=True, repr=False)
-class Dual(Representation):
+class Dual(DerivedRepresentation):
     """``rho*(g) = rho(g^-1)^T``: what covectors do. Take it as ``rep.dual``, which is ``rep`` if orthogonal."""
 
     inner: Representation
@@ -27,11 +28,6 @@ class Dual(Representation):
     def group(self) -> Group:
         """The same group."""
         return self.inner.group
-
-    @property
-    def dim(self) -> int:
-        """The same dimension."""
-        return self.inner.dim
 
     @property
     def name(self) -> str:
@@ -56,16 +52,6 @@ class Dual(Representation):
         return self.inner.effective_group
 
     @property
-    def is_orthogonal(self) -> bool:
-        """As the inner one."""
-        return self.inner.is_orthogonal
-
-    @property
-    def growth(self) -> float:
-        """As the inner one: the symmetric part only changes sign."""
-        return self.inner.growth
-
-    @property
     def dual(self) -> Representation:
         """The inner one."""
         return self.inner
@@ -74,21 +60,6 @@ class Dual(Representation):
     def connected(self) -> Representation:
         """The dual of the inner one."""
         return Dual(self.inner.connected)
-
-    @property
-    def exactness(self) -> str:
-        """As the inner one."""
-        return self.inner.exactness
-
-    @property
-    def rounding(self) -> float:
-        """As the inner one."""
-        return self.inner.rounding
-
-    @property
-    def constructions(self) -> frozenset[str]:
-        """Those of the inner one."""
-        return self.inner.constructions
 
 
 @dataclass(frozen=True, repr=False)
