@@ -1,8 +1,9 @@
 """Certificates: bounds of stored weights, with rounding; result objects. Knows nothing of models."""
 
 from equidial.certificates._result import Certificate, LayerCertificate
-from equidial.certificates._rounding import UNIT_ROUNDOFF, gamma
-from equidial.certificates._supremum import Supremum, certify_weight, defect_of_element
+from equidial.certificates._rounding import UNIT_ROUNDOFF, evaluation_error, gamma
+from equidial.certificates._search import defect_of_element
+from equidial.certificates._supremum import Supremum, certify_weight
 
 __all__ = [
     "UNIT_ROUNDOFF",
@@ -11,5 +12,6 @@ __all__ = [
     "Supremum",
     "certify_weight",
     "defect_of_element",
+    "evaluation_error",
     "gamma",
 ]
