@@ -21,6 +21,7 @@ from equidial.adapters import (
     soften,
     status,
     unload,
+    verify,
 )
 from equidial.certificates import Certificate, LayerCertificate
 from equidial.errors import EquidialError, EquidialWarning
@@ -57,4 +58,5 @@ __all__ = [
     "soften",
     "status",
     "unload",
+    "verify",
 ]

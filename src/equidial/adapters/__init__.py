@@ -10,6 +10,7 @@ from equidial.adapters._recalibrate import recalibrate
 from equidial.adapters._soften import build_parametrizations, disabled, set_dial, set_softness, soften
 from equidial.adapters._status import Status, TensorStatus, status
 from equidial.adapters._targets import Target, resolve_targets
+from equidial.adapters._verify import verify
 
 __all__ = [
     "Scores",
@@ -32,4 +33,5 @@ __all__ = [
     "soften",
     "status",
     "unload",
+    "verify",
 ]

@@ -8,14 +8,17 @@ from equidial.metrics._classification import (
     jacobian_norm,
     soft_invariance,
 )
+from equidial.metrics._interpolation import interpolation_distance, resampled_windows
 
 __all__ = [
     "DEFAULT_RADIUS",
     "combined_accuracy",
     "correct",
+    "interpolation_distance",
     "invariance_kl",
     "jacobian_norm",
     "measured_elements",
+    "resampled_windows",
     "rotate_bilinear",
     "soft_invariance",
     "transform_images",
