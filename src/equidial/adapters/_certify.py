@@ -101,7 +101,13 @@ def _soft_row(
     stored = folded_value(module, tensor_name, link)
     target = Target("", "", link.layout, link.constraint, "")
     row = context.row(link.name, module, target, stored, link.spectrum)
-    return replace(row, response=link.response, dial=str(link.dial), a_priori=_a_priori(link.filter(), row.radius))
+    return replace(
+        row,
+        response=link.response,
+        dial=str(link.dial),
+        a_priori=_a_priori(link.filter(), row.radius, "result"),
+        a_priori_of_original=_a_priori(link.filter(), row.radius, "original"),
+    )
 
 
 def _plain_row(context: _Context, model: nn.Module, target: Target) -> LayerCertificate:
@@ -195,9 +201,9 @@ class _Context:
         return self.distances[rep]
 
 
-def _a_priori(filter_: Filter, radius: float) -> float | None:
+def _a_priori(filter_: Filter, radius: float, relative_to: Literal["result", "original"]) -> float | None:
     try:
-        return filter_.bound(radius)
+        return filter_.bound(radius, relative_to=relative_to)
     except EquidialError:
         return None
 

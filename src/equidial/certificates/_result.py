@@ -35,6 +35,8 @@ class LayerCertificate:
         measured: the largest value of the same quantity found by applying elements; at most ``bound``.
         absolute: bound of ``||W rho_X(g) - rho_Y(g) W||`` itself.
         a_priori: ``radius * b`` where the response guarantees it for any weight, through training; else ``None``.
+        a_priori_of_original: the same relative to the norm of the unconstrained weight (``radius * b / e`` for
+            ``exponential``, which has no other).
         allowance: what the layer's own arithmetic may add to a measured error, ``2 gamma_d`` in its dtype.
         group, representation, response, dial, dtype, elements: the setting, in words.
         notes: what a reader must know, e.g. why the level is not higher.
@@ -66,6 +68,7 @@ class LayerCertificate:
     weights: str = ""
     layout: tuple[str, int, int, int] = ("linear", 0, 0, 0)
     interpolation: float | None = None
+    a_priori_of_original: float | None = None
 
     @property
     def slack(self) -> float:
@@ -172,4 +175,12 @@ def _at(row: LayerCertificate, level: str, abstains: bool) -> LayerCertificate:
     if not abstains:
         return row
     reason = f"abstained: the bound speaks of the {row.level}, not of the {level}"
-    return replace(row, bound=math.nan, absolute=math.nan, a_priori=None, kind="abstained", notes=(reason, *row.notes))
+    return replace(
+        row,
+        bound=math.nan,
+        absolute=math.nan,
+        a_priori=None,
+        a_priori_of_original=None,
+        kind="abstained",
+        notes=(reason, *row.notes),
+    )
