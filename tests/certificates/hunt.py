@@ -1,0 +1,235 @@
+"""A hunt for certificates that are too small: random draws, each improved by a search over element and input.
+
+    python -m tests.certificates.hunt --draws 100000 --seed 0 --workers 2
+
+A draw is a group, two representations, a weight, a response, a dial, a storage type and a radius. Its certificate is
+compared with the largest ``||(W rho_X(g) - rho_Y(g) W) x|| / (||W|| ||x||)`` that can be found: elements by listing,
+samples and steps of shrinking length; inputs by taking the worst one for the element at hand, and the worst element for
+that input, in turn. What float64 may add to a measured error (``evaluation_error``) is granted, nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+
+import torch
+
+from equidial.certificates import certify_weight, evaluation_error, splits_by_spectrum
+from equidial.errors import EquidialError
+from equidial.filters import Constraint, Dial, Filter, Spectrum, resolve_setting
+from equidial.groups import Group, GroupElement
+from tests.spaces import GROUPS, UNBOUNDED, full_spectrum, representations_of
+
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+RESPONSES = ("nearest", "hard", "taper", "exponential")
+MAX_DIM = 64
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One draw and what came of it; errors relative to the weight's norm."""
+
+    seed: int
+    group: str
+    space: str
+    response: str
+    dtype: str
+    kind: str
+    bound: float
+    prior: float | None
+    worst: float
+    worst_input: float
+    granted: float
+
+    @property
+    def is_violation(self) -> bool:
+        """Whether more was found than certified, a posteriori or, in float64, a priori."""
+        beyond = self.worst - self.granted
+        promised = self.prior is not None and self.dtype == "float64" and beyond > self.prior * (1 + 1e-11) + 1e-13
+        return beyond > self.bound or promised
+
+
+class Spaces:
+    """Spaces and their spectra, built once per process."""
+
+    def __init__(self) -> None:
+        self.reps = {group: [r for r in representations_of(group, small=True)] for group in (*GROUPS, *UNBOUNDED)}
+        self.spectra: dict[Constraint, Spectrum] = {}
+
+    def draw(self, rng: random.Random) -> Constraint:
+        """A space of at most ``MAX_DIM`` dimensions."""
+        while True:
+            reps = self.reps[rng.choice(tuple(self.reps))]
+            rep_in, rep_out = rng.choice(reps), rng.choice(reps)
+            if rng.random() < 0.4 and rep_in.dim <= MAX_DIM:
+                return Constraint.invariants(rep_in)
+            if rep_in.dim * rep_out.dim <= MAX_DIM:
+                return Constraint.equivariants(rep_in, rep_out)
+
+    def spectrum(self, constraint: Constraint) -> Spectrum:
+        """The full spectrum of a space."""
+        if constraint not in self.spectra:
+            self.spectra[constraint] = full_spectrum(constraint)
+        return self.spectra[constraint]
+
+
+def one(spaces: Spaces, seed: int) -> Draw:
+    """Draw, certify, attack."""
+    rng = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    constraint = spaces.draw(rng)
+    spectrum = spaces.spectrum(constraint)
+    copies = (rng.choice([1, 2, 3]),) if rng.random() < 0.7 else ()
+    weight = torch.randn(*copies, *constraint.shape, generator=generator, dtype=torch.float64)
+    weight = weight * 10 ** rng.uniform(-3, 2)
+    response = rng.choice(RESPONSES)
+    f = _filter(spectrum, response, rng)
+    dtype = rng.choice(DTYPES)
+    stored = f(weight).to(dtype)
+    reach = constraint.group.sample_radius
+    radius = reach if rng.random() < 0.5 else rng.random() * reach
+    found = certify_weight(
+        constraint, stored, radius, spectrum if rng.random() < 0.5 and splits_by_spectrum(constraint) else None
+    )
+    exact = constraint.as_matrices(stored.double())
+    norm = float(exact.norm())
+    worst, worst_input = attack(constraint, exact, found.radius, generator) if norm else (0.0, 0.0)
+    try:
+        prior = f.at(weight).bound(radius)
+    except EquidialError:
+        prior = None
+    return Draw(
+        seed,
+        constraint.group.name,
+        constraint.name,
+        response,
+        str(dtype).removeprefix("torch."),
+        found.kind,
+        found.bound,
+        prior,
+        worst / norm if norm else 0.0,
+        worst_input / norm if norm else 0.0,
+        evaluation_error(constraint, norm, found.radius) / norm if norm else 0.0,
+    )
+
+
+def _filter(spectrum: Spectrum, response: str, rng: random.Random) -> Filter:
+    softness = rng.choice([0.0, 1.0, rng.random(), rng.random()])
+    dial = Dial("softness", softness)
+    if rng.random() < 0.3:
+        low, high = float(spectrum.sigma[0]), float(spectrum.sigma[-1])
+        dial = Dial("threshold", low + rng.random() * (high - low))
+    return Filter(spectrum, response, dial, resolve_setting(spectrum, response, dial))
+
+
+def attack(
+    constraint: Constraint, matrices: torch.Tensor, radius: float, generator: torch.Generator
+) -> tuple[float, float]:
+    """The largest ``||D(g)||_F``, and the largest ``||D(g) x|| / ||x||``, that were found."""
+
+    def difference(g: GroupElement) -> torch.Tensor:
+        return constraint.difference(g, matrices).reshape(-1, constraint.rep_in.dim)
+
+    start = max(_candidates(constraint.group, radius, generator), key=lambda g: float(difference(g).norm()))
+    g, worst = _climb(constraint.group, radius, start, lambda g: float(difference(g).norm()), generator)
+    found = difference(g)
+    seen = 0.0
+    for _ in range(2):  # worst input for this element, worst element for this input
+        x = torch.linalg.svd(found, full_matrices=False).Vh[0]
+        g, seen = _climb(constraint.group, radius, g, lambda g, x=x: float((difference(g) @ x).norm()), generator)
+        found = difference(g)
+    return max(worst, float(found.norm())), seen
+
+
+def _candidates(group: Group, radius: float, generator: torch.Generator) -> list[GroupElement]:
+    limit = radius * (1 + 1e-12)
+    if group.is_finite and (group.order or 0) <= 200:
+        return [g for g in group.elements() if g.distance() <= limit]
+    near = [g for g in group.sample(24, generator) if g.distance() <= limit]
+    near += [s.element for s in group.discrete_generators() if s.length <= limit]
+    if group.lie_dim:
+        directions = torch.randn(16, group.lie_dim, generator=generator, dtype=torch.float64)
+        near += [group.exp(radius * (0.4 + 0.6 * (i % 2)) * d / d.norm()) for i, d in enumerate(directions)]
+    return near or [group.identity()]
+
+
+def _climb(group, radius, g, value, generator, steps: int = 30) -> tuple[GroupElement, float]:
+    best, step = value(g), 0.3 * min(radius, 1.0)
+    if not group.lie_dim:
+        letters = [s.element for s in group.discrete_generators()]
+        for moved in [h @ g for s in letters for h in (s, s.inverse())]:
+            tried = value(moved) if moved.distance() <= radius * (1 + 1e-12) else -1.0
+            if tried > best:
+                g, best = moved, tried
+        return g, best
+    for _ in range(steps):
+        direction = torch.randn(group.lie_dim, generator=generator, dtype=torch.float64)
+        moved = group.exp(step * direction / direction.norm()) @ g
+        tried = value(moved) if moved.distance() <= radius else -1.0
+        if tried > best:
+            g, best = moved, tried
+        else:
+            step *= 0.75
+    return g, best
+
+
+def hunt(seeds: Iterable[int]) -> list[Draw]:
+    """All draws of these seeds, in this process, on one thread."""
+    torch.set_num_threads(1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        spaces = Spaces()
+        return [one(spaces, seed) for seed in seeds]
+
+
+def report(draws: list[Draw]) -> str:
+    """Violations and slack by group, response and storage type."""
+    lines = []
+    for title in ("group", "response", "dtype", "kind"):
+        lines.append(
+            f"{title:<18} {'draws':>7} {'violations':>10} {'slack: median':>14} {'95 %':>8}  largest error/bound"
+        )
+        rows: dict[str, list[Draw]] = defaultdict(list)
+        for draw in draws:
+            rows[getattr(draw, title)].append(draw)
+        for name, found in sorted(rows.items()):
+            seen = [d for d in found if d.worst > 1e-9]
+            slack = sorted(d.bound / d.worst for d in seen) or [1.0]
+            tightest = max(((d.worst - d.granted) / d.bound for d in seen), default=0.0)
+            lines.append(
+                f"{name:<18} {len(found):>7} {sum(d.is_violation for d in found):>10} {statistics.median(slack):>14.4f} "
+                f"{slack[int(0.95 * (len(slack) - 1))]:>8.3f}  {tightest:.9f}"
+            )
+        lines.append("")
+    violations = [d for d in draws if d.is_violation]
+    lines.append(f"{len(draws)} draws, {len(violations)} violations")
+    return "\n".join([*lines, *(repr(d) for d in violations[:20])])
+
+
+def main() -> int:
+    """Hunt, print the report; the exit code is 1 where a certificate was broken."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--draws", type=int, default=100_000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+    first = arguments.seed * 10_000_000
+    blocks = [range(first + i, first + arguments.draws, 200) for i in range(min(200, arguments.draws))]
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        draws = [draw for found in pool.map(hunt, blocks) for draw in found]
+    print(report(draws))
+    print(f"{time.perf_counter() - started:.0f} s, {arguments.workers} workers")
+    return int(any(d.is_violation for d in draws))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
