@@ -1,15 +1,33 @@
-"""Certificates: bounds of stored weights, with rounding; result objects. Knows nothing of models."""
+"""Certificates: bounds of stored weights, with rounding; bounds from samples; result objects. Knows nothing of models."""
 
 from equidial.certificates._result import Certificate, LayerCertificate
 from equidial.certificates._rounding import UNIT_ROUNDOFF, gamma
+from equidial.certificates._statistical import (
+    HYPOTHESES,
+    StatisticalBound,
+    StatisticalCertificate,
+    bound_samples,
+    check_statistics,
+    clopper_pearson_upper,
+    mean_upper,
+    sample_quantiles,
+)
 from equidial.certificates._supremum import Supremum, certify_weight, defect_of_element
 
 __all__ = [
+    "HYPOTHESES",
     "UNIT_ROUNDOFF",
     "Certificate",
     "LayerCertificate",
+    "StatisticalBound",
+    "StatisticalCertificate",
     "Supremum",
+    "bound_samples",
     "certify_weight",
+    "check_statistics",
+    "clopper_pearson_upper",
     "defect_of_element",
     "gamma",
+    "mean_upper",
+    "sample_quantiles",
 ]
