@@ -1,4 +1,4 @@
-"""Certificates: bounds of stored weights, with rounding; bounds from samples; result objects. Knows nothing of models."""
+"""Certificates: bounds of stored weights, with rounding, and from samples; result objects. Knows nothing of models."""
 
 from equidial.certificates._result import Certificate, LayerCertificate
 from equidial.certificates._rounding import UNIT_ROUNDOFF, gamma

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import scipy.optimize
@@ -72,8 +72,8 @@ def mean_upper(mean: float, n: int, alpha: float) -> float:
 
     ``sup {q : n kl(mean, q) <= log(1 / alpha)}`` with the binary relative entropy ``kl(p, q) = p log(p / q) +
     (1 - p) log((1 - p) / (1 - q))``, rounded up; 1 where ``mean = 1``. The expectation exceeds it with probability at
-    most ``alpha``. Raises ``ArgumentError`` unless ``mean`` in [0, 1], ``n >= 1``, ``alpha`` in (0, 1). Source: Chernoff's
-    bound for variables in [0, 1], Hoeffding (1963), theorem 1.
+    most ``alpha``. Raises ``ArgumentError`` unless ``mean`` in [0, 1], ``n >= 1``, ``alpha`` in (0, 1). Source:
+    Chernoff's bound for variables in [0, 1], Hoeffding (1963), theorem 1.
     """
     _check_count("n", n, 1)
     _check_alpha(alpha)
@@ -120,9 +120,9 @@ def bound_samples(
 ) -> tuple[StatisticalBound, ...]:
     """Bounds of ``P(error > tau)`` for each ``tau``, of the probability of each event and of each bounded mean.
 
-    ``errors``, and each value of ``events`` (booleans) and ``bounded`` (numbers in [0, 1]), hold one entry per draw. Each
-    of the ``m`` bounds has level ``alpha / m``, so that all hold at once with probability ``1 - alpha`` (Bonferroni).
-    Raises ``ArgumentError`` for lists of different lengths, NaN, or a bounded variable outside [0, 1].
+    ``errors``, and each value of ``events`` (booleans) and ``bounded`` (numbers in [0, 1]), hold one entry per draw.
+    Each of the ``m`` bounds has level ``alpha / m``, so that all hold at once with probability ``1 - alpha``
+    (Bonferroni). Raises ``ArgumentError`` for lists of different lengths, NaN, or a bounded variable outside [0, 1].
     """
     events, bounded, n = events or {}, bounded or {}, len(errors)
     thresholds = check_statistics(tau, alpha, n)
@@ -257,7 +257,7 @@ class StatisticalCertificate(Document):
 
     @classmethod
     def _from_fields(cls, data: dict[str, Any]) -> StatisticalCertificate:
-        known = {name: data[name] for name in cls.__dataclass_fields__}
+        known = {name: data[name] for name in (f.name for f in fields(cls))}
         known |= {
             "rows": tuple(StatisticalBound(**row) for row in data["rows"]),
             "worst": float(data["worst"]),
