@@ -166,8 +166,10 @@ class _Comparison:
                 explain("error='relative' for an output with a representation", repr(error), "it has no softmax")
             )
         config = SoftEquivarianceConfig(group=group, softness=1.0)
-        spaces = [None if rep is None else config.space(rep) for rep in (representation, output_representation)]
-        return cls(group, error, output, *spaces)
+        space, output_space = (
+            None if rep is None else config.space(rep) for rep in (representation, output_representation)
+        )
+        return cls(group, error, output, space, output_space)
 
     @property
     def is_exact(self) -> bool:

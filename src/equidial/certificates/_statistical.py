@@ -84,10 +84,11 @@ def mean_upper(mean: float, n: int, alpha: float) -> float:
     last = math.nextafter(1.0, 0.0)
     if mean >= last or _relative_entropy(mean, last) <= level:
         return 1.0
-    q = scipy.optimize.brentq(
-        lambda q: _relative_entropy(mean, q) - level, mean, last, xtol=1e-300, rtol=1e-15, maxiter=2000
+    # the default relative tolerance, four units in the last place, is the smallest that brentq takes
+    root: Any = scipy.optimize.brentq(
+        lambda q: _relative_entropy(mean, q) - level, mean, last, xtol=1e-300, maxiter=2000
     )
-    return _raised(float(q), lambda q: q >= 1 or _relative_entropy(mean, q) >= level)
+    return _raised(float(root), lambda q: q >= 1 or _relative_entropy(mean, q) >= level)
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def sample_quantiles(errors: Sequence[float]) -> tuple[float, ...]:
     """The sampled errors in ascending order, thinned to at most 201 equally spaced ranks, ends included."""
     ordered = sorted(errors)
     steps = min(len(ordered) - 1, _QUANTILES)
-    return tuple(ordered[round(i * (len(ordered) - 1) / max(steps, 1))] for i in range(steps + 1))
+    return tuple(ordered[_rank(i, steps, len(ordered))] for i in range(steps + 1))
 
 
 @dataclass(frozen=True)
@@ -266,16 +267,19 @@ class StatisticalCertificate(Document):
         }
         return cls(**known)
 
+    def _shares(self) -> list[float]:
+        """The share of the sample beyond each of the quantiles."""
+        steps = len(self.quantiles) - 1
+        return [1 - (1 + _rank(i, steps, self.n)) / self.n for i in range(steps + 1)]
+
     def plot(self) -> Figure:
         """Share of the sample beyond each error, and the certified points above it; needs matplotlib."""
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
-        steps = max(len(self.quantiles) - 1, 1)
-        shares = [1 - i / steps for i in range(len(self.quantiles))]
-        finite = [(e, share) for e, share in zip(self.quantiles, shares, strict=True) if math.isfinite(e)]
-        axes.step(*zip(*[(0.0, 1.0), *finite], strict=True), where="pre", color="#08519c", label="share of the sample")
+        finite = [(e, share) for e, share in zip(self.quantiles, self._shares(), strict=True) if math.isfinite(e)]
+        axes.step(*zip((0.0, 1.0), *finite, strict=True), where="post", color="#08519c", label="share of the sample")
         for row in self.rows:
             if row.threshold is not None:
                 axes.plot([row.threshold] * 2, [row.sampled, row.bound], color="#b23a48", linewidth=1.5)
@@ -307,6 +311,11 @@ class StatisticalCertificate(Document):
             *(f"assumes: {hypothesis}" for hypothesis in self.hypotheses),
         ]
         return "\n".join(lines)
+
+
+def _rank(i: int, steps: int, n: int) -> int:
+    """The rank among ``n`` of step ``i`` out of ``steps``, equally spaced from 0 to ``n - 1``."""
+    return round(i * (n - 1) / max(steps, 1))
 
 
 def _relative_entropy(p: float, q: float) -> float:
