@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from equidial import Certificate, invariant_filter
-from equidial.certificates import LayerCertificate, certify_weight, defect_of_element, gamma
+from equidial.certificates import LayerCertificate, certify_weight, defect_of_element, evaluation_error, gamma
 from equidial.errors import EquidialError, FileFormatError
 from equidial.filters import Constraint, Dial, Filter, trivial_bound
 from equidial.groups import SO, SO2, C, Group, Shift
@@ -69,7 +69,8 @@ def test_no_certificate_is_below_the_measured_error(draws: int) -> None:
         found = certify_weight(constraint, stored, radius)
         exact = constraint.as_matrices(stored.double())
         norm = float(stored.double().norm())
-        worst = local_search(constraint, exact, found.radius) / norm if norm else 0.0
+        worst = local_search(constraint, exact, found.radius) - evaluation_error(constraint, norm, found.radius)
+        worst = max(worst, 0.0) / norm if norm else 0.0
         assert found.bound >= worst, (constraint.name, response, f.dial, dtype)
         assert found.bound >= found.measured
         assert found.absolute >= worst * norm
@@ -238,8 +239,10 @@ def test_bounds_of_groups_that_are_not_compact(group: Group, draws: int) -> None
         weight = random_weight(constraint, (2,), draw)
         radius = rng.choice([0.1, 0.7, 1.3, 4.5])
         found = certify_weight(constraint, weight, radius)
-        worst = local_search(constraint, constraint.as_matrices(weight), radius, 3) / float(weight.norm())
-        assert worst * (1 - 1e-12) <= found.bound <= trivial_bound(constraint, radius)
+        norm = float(weight.norm())
+        worst = local_search(constraint, constraint.as_matrices(weight), radius, 3)
+        worst = (worst - evaluation_error(constraint, norm, found.radius)) / norm
+        assert worst <= found.bound <= trivial_bound(constraint, radius)
         assert found.measured <= found.bound
         assert found.radius == min(radius, group.radius)
         declared = certify_weight(constraint, weight)

@@ -14,7 +14,7 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from equidial.certificates import (
-    HYPOTHESES,
+    SAMPLE_HYPOTHESES,
     Certificate,
     StatisticalBound,
     StatisticalCertificate,
@@ -219,7 +219,7 @@ def test_the_document(tmp_path: Path) -> None:
     with pytest.raises(KeyError):
         found[0.3]
     text = str(found)
-    assert all(hypothesis in text for hypothesis in HYPOTHESES)
+    assert all(hypothesis in text for hypothesis in SAMPLE_HYPOTHESES)
     assert "confidence 0.9" in text
     assert "bounds nothing" in text
 

@@ -1,9 +1,10 @@
 """Certificates: bounds of stored weights, with rounding, and from samples; result objects. Knows nothing of models."""
 
 from equidial.certificates._result import Certificate, LayerCertificate
-from equidial.certificates._rounding import UNIT_ROUNDOFF, gamma
+from equidial.certificates._rounding import UNIT_ROUNDOFF, evaluation_error, gamma
+from equidial.certificates._search import defect_of_element
 from equidial.certificates._statistical import (
-    HYPOTHESES,
+    SAMPLE_HYPOTHESES,
     StatisticalBound,
     StatisticalCertificate,
     bound_samples,
@@ -12,10 +13,10 @@ from equidial.certificates._statistical import (
     mean_upper,
     sample_quantiles,
 )
-from equidial.certificates._supremum import Supremum, certify_weight, defect_of_element
+from equidial.certificates._supremum import Supremum, certify_weight
 
 __all__ = [
-    "HYPOTHESES",
+    "SAMPLE_HYPOTHESES",
     "UNIT_ROUNDOFF",
     "Certificate",
     "LayerCertificate",
@@ -27,6 +28,7 @@ __all__ = [
     "check_statistics",
     "clopper_pearson_upper",
     "defect_of_element",
+    "evaluation_error",
     "gamma",
     "mean_upper",
     "sample_quantiles",

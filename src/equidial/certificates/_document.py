@@ -6,9 +6,11 @@ import json
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 from equidial.errors import FileFormatError, explain
+
+Kind = TypeVar("Kind", bound="Document")
 
 
 class Document(ABC):
@@ -23,7 +25,7 @@ class Document(ABC):
 
     @classmethod
     @abstractmethod
-    def _from_fields(cls, data: dict[str, Any]) -> Self:
+    def _from_fields(cls: type[Kind], data: dict[str, Any]) -> Kind:
         """The inverse of :meth:`_fields`; ``KeyError``, ``TypeError`` or ``ValueError`` for other content."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -31,7 +33,7 @@ class Document(ABC):
         return {"document": self.KIND, "format_version": self.FORMAT_VERSION, **self._fields()}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
+    def from_dict(cls: type[Kind], data: dict[str, Any]) -> Kind:
         """The inverse of :meth:`to_dict`; raises ``FileFormatError`` for another kind, format or content."""
         found = (data.get("document"), data.get("format_version")) if isinstance(data, dict) else (None, None)
         if found != (cls.KIND, cls.FORMAT_VERSION):
@@ -54,7 +56,7 @@ class Document(ABC):
         Path(path).write_text(json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n")
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
+    def load(cls: type[Kind], path: str | os.PathLike[str]) -> Kind:
         """Read what :meth:`save` wrote; raises ``FileFormatError``."""
         try:
             data = json.loads(Path(path).read_text())

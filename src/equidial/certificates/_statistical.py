@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _SLACK = 1e-9  # of alpha, relative: what scipy's incomplete beta function may be wrong by, a hundred times over
 _QUANTILES = 200  # of the sampled errors a document keeps this many steps, for its plot
 
-HYPOTHESES = (
+SAMPLE_HYPOTHESES = (
     "the inputs are independent draws from the population that the certificate speaks of",
     "the elements are independent draws from the distribution named, and independent of the inputs",
     "the error, tau, alpha, n and the seed were fixed before any output was seen",
@@ -191,7 +191,7 @@ class StatisticalCertificate(Document):
     dtype: str
     worst: float
     quantiles: tuple[float, ...]
-    hypotheses: tuple[str, ...] = HYPOTHESES
+    hypotheses: tuple[str, ...] = SAMPLE_HYPOTHESES
     library: str = ""
 
     def __post_init__(self) -> None:

@@ -25,7 +25,10 @@ from equidial.representations import LinearMap, Representation, Trivial
 
 @dataclass(frozen=True)
 class Letter:
-    """One row block of ``L``: ``W -> (W A_X - A_Y W) / length``."""
+    """One row block of ``L``: ``W -> (W A_X - A_Y W) / length``.
+
+    A residual letter is no element of the group: it moves the directions that a pixel action misses.
+    """
 
     name: str
     on_input: LinearMap
@@ -33,6 +36,7 @@ class Letter:
     length: float
     is_lie: bool
     on_invariants: bool = False
+    is_residual: bool = False
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,9 @@ class Constraint:
         ]
         lengths = {r.name: r.length for rep in (self.rep_in, self.rep_out) for r in rep.residual_generators()}
         residual = [
-            Letter(name, self.rep_in.residual_map(name), self.rep_out.residual_map(name), length, False)
+            Letter(
+                name, self.rep_in.residual_map(name), self.rep_out.residual_map(name), length, False, is_residual=True
+            )
             for name, length in lengths.items()
         ]
         return (*lie, *discrete, *residual)

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import math
 
-from equidial.errors import EquidialError, explain
 from equidial.filters._constraint import Constraint
+from equidial.representations import Representation
 
 
 def growth_factor(constraint: Constraint, radius: float) -> float:
-    """``phi`` with ``||W rho_X(g) - rho_Y(g) W|| <= phi(r) ||L W||`` for elements within ``r`` (theory 4).
+    """``phi`` with ``||W rho_X(g) - rho_Y(g) W|| <= phi(r) c`` for elements within ``r`` (theory 4).
 
-    ``r`` if both actions are orthogonal; else ``(e^(m_X r) - e^(m_Y r)) / (m_X - m_Y)``, ``m`` the growth rates; its
-    limit ``r e^(m r)`` where they are equal. Non-orthogonal letters raise ``EquidialError``: bound their words one by
-    one.
+    ``c`` bounds ``||sum_i t_i L_i W||`` over unit ``t`` and ``||L_s W||`` over letters and their inverses. ``r`` if
+    both actions are orthogonal; else ``(e^(m_X r) - e^(m_Y r)) / (m_X - m_Y)``, ``m`` the growth rates; its limit
+    ``r e^(m r)`` where they are equal. ``phi`` is an integral along the word, and a letter adds no more than the part
+    of it over its own length: exponentials and letters may follow one another in any order.
     """
-    m_x, m_y = constraint.rep_in.growth, constraint.rep_out.growth
     if constraint.is_orthogonal:
         return radius
-    _refuse_letters(constraint)
+    m_x, m_y = _rate(constraint.rep_in), _rate(constraint.rep_out)
     # (e^a - e^b) / (a - b) = e^b expm1(a - b) / (a - b): no cancellation
     gap = (m_x - m_y) * radius
     slope = math.expm1(gap) / gap if abs(gap) > 1e-12 else 1 + gap / 2
@@ -27,16 +27,12 @@ def growth_factor(constraint: Constraint, radius: float) -> float:
 
 def trivial_bound(constraint: Constraint, radius: float) -> float:
     """``||rho_X(g)|| + ||rho_Y(g)||`` at most: 2 for orthogonal actions, else ``e^(m_X r) + e^(m_Y r)``."""
-    return math.exp(constraint.rep_in.growth * radius) + math.exp(constraint.rep_out.growth * radius)
+    return math.exp(_rate(constraint.rep_in) * radius) + math.exp(_rate(constraint.rep_out) * radius)
 
 
-def _refuse_letters(constraint: Constraint) -> None:
-    for letter in constraint.letters:
-        if not letter.is_lie and max(letter.on_input.norm_bound(), letter.on_output.norm_bound()) > 1 + 1e-6:
-            raise EquidialError(
-                explain(
-                    "discrete generators that act orthogonally, for a bound over a radius",
-                    f"{letter.name} of {constraint.name}",
-                    "bound the elements one by one with rep.matrix(g)",
-                )
-            )
+def _rate(rep: Representation) -> float:
+    """``m >= 0`` with ``||rho(g)|| <= e^(m r)`` for words of length ``r``: exponentials, letters and their inverses."""
+    if rep.is_orthogonal:
+        return 0.0
+    letters = [(s.length, g) for s in rep.group.discrete_generators() for g in (s.element, s.element.inverse())]
+    return max(rep.growth, *(math.log(max(rep.map_of(g).norm_bound(), 1.0)) / length for length, g in letters), 0.0)
