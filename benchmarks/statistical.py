@@ -3,8 +3,8 @@
     python -m benchmarks.statistical --weights cifar10_resnet20.safetensors --data cifar10_lossless_4k_1k.npz
 
 The thresholds, the level and the number of images are constants of this file, set before the first run. The test images
-take part in nothing else: batch norm is recalibrated on training images. A seed draws the random elements and the training
-images of the recalibration; the test images are the same for every seed.
+take part in nothing else: batch norm is recalibrated on training images. A seed draws the random elements and the
+training images of the recalibration; the test images are the same for every seed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 import equidial as ed
+from equidial.certificates import clopper_pearson_upper
 from equidial.data import Images, load_images, loader
 from equidial.metrics import correct
 from equidial.recipes import load_model
@@ -35,7 +36,7 @@ def network(kind: str, group: str, weights: str, images: Images, seed: int) -> n
     """The pretrained ResNet-20 as it came, with new batch-norm statistics, or softened and with new ones."""
     model = load_model("examples/cifar_resnet.py:resnet20", weights)
     if kind == "softened":
-        ed.soften(model, ed.SoftEquivarianceConfig(group=group, softness=SOFTNESS, image_size=images.shape[1:]))
+        ed.soften(model, ed.SoftEquivarianceConfig(group=group, softness=SOFTNESS))
     if kind != "untouched":
         ed.recalibrate(model, loader(images.train, 128, seed=seed), CALIBRATION)
     return ed.fold(model) if kind == "softened" else model
@@ -71,6 +72,8 @@ def main() -> None:
         f"n = {IMAGES}, alpha = {ALPHA:g} for the five numbers of a certificate, softness {SOFTNESS:g}, seeds "
         f"{arguments.seeds}; sampled | certified at most"
     )
+    least = clopper_pearson_upper(0, IMAGES, ALPHA / (len(TAUS) + 2))
+    print(f"a probability whose event never happened in the sample would be certified at most {ceiling(least):.3f}")
     for group, radius in GROUPS:
         found: dict[str, list[ed.StatisticalCertificate]] = {kind: [] for kind in NETWORKS}
         scores: dict[str, list[float]] = {kind: [] for kind in NETWORKS}

@@ -279,14 +279,17 @@ class StatisticalCertificate(Document):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.subplots()
         finite = [(e, share) for e, share in zip(self.quantiles, self._shares(), strict=True) if math.isfinite(e)]
-        axes.step(*zip((0.0, 1.0), *finite, strict=True), where="post", color="#08519c", label="share of the sample")
+        reach = 1.05 * max([*self.thresholds, *(e for e, _ in finite)]) or 1.0
+        rest = finite[-1][1] if finite else 1.0
+        curve = ((0.0, 1.0), *finite, (reach, rest))
+        axes.step(*zip(*curve, strict=True), where="post", color="#08519c", label="share of the sample", clip_on=False)
         for row in self.rows:
             if row.threshold is not None:
                 axes.plot([row.threshold] * 2, [row.sampled, row.bound], color="#b23a48", linewidth=1.5)
         bounds = [row.bound for row in self.rows if row.threshold is not None]
         axes.plot(self.thresholds, bounds, "v", color="#b23a48", label="certified: P(error > τ) is at most this")
-        axes.set_xlim(left=0, right=1.05 * max([*self.thresholds, *(e for e, _ in finite)]) or 1.0)
-        axes.set_ylim(0, 1.03)
+        axes.set_xlim(0, reach)
+        axes.set_ylim(-0.02, 1.03)
         axes.set_xlabel(f"error, or threshold τ: {self.error}", wrap=True)
         axes.set_ylabel("P(error > τ)")
         axes.set_title(
