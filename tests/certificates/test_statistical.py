@@ -269,6 +269,6 @@ def test_the_plot() -> None:
         "the infinite error is beyond the picture"
     )
     assert points == [[row.threshold, row.bound] for row in certificate().rows[:2]]
-    assert "confidence 0.9" in axes.get_title()
+    assert "confidence 0.9" in axes.figure.get_suptitle()
     certificate((0.0, 0.0)).plot()
     certificate((math.inf,)).plot()

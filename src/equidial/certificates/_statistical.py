@@ -160,7 +160,7 @@ def sample_quantiles(errors: Sequence[float]) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class StatisticalCertificate(Document):
-    """What a sample of ``n`` inputs with one random element each proves about a network; see :mod:`equidial`'s docs.
+    """What a sample of ``n`` inputs with one random element each proves about a network.
 
     With probability at least ``1 - alpha`` over the draw of inputs and elements, every row's ``bound`` holds. It has
     no ``layers`` and no worst case: ``worst`` was sampled and bounds nothing.
@@ -292,18 +292,15 @@ class StatisticalCertificate(Document):
         axes.set_ylim(-0.02, 1.03)
         axes.set_xlabel(f"error, or threshold τ: {self.error}", wrap=True)
         axes.set_ylabel("P(error > τ)")
-        axes.set_title(
-            f"{self.group}, {self.n} inputs: all {len(self.rows)} numbers hold with confidence {1 - self.alpha:g}",
-            fontsize=10,
-        )
+        figure.suptitle(f"{self.group}, {self.n} inputs: joint confidence {1 - self.alpha:g}", fontsize=10)
         axes.grid(alpha=0.25)
-        axes.legend(loc="upper right", fontsize=8)
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, fontsize=8, frameon=False)
         return figure
 
     def __str__(self) -> str:
         lines = [
-            f"statistical certificate of a network under {self.group}: {self.n} inputs, one random element each; all "
-            f"{len(self.rows)} bounds hold at once with confidence {1 - self.alpha:g}",
+            f"statistical certificate of a network under {self.group}: {self.n} inputs, one random element each; "
+            f"joint confidence {1 - self.alpha:g} of all bounds",
             f"{'quantity':<44} {'sampled':>10} {'at most':>10}",
         ]
         lines += [f"{row.quantity:<44} {row.sampled:>10.4g} {_ceiling(row.bound):>10}" for row in self.rows]
