@@ -244,6 +244,7 @@ def test_kinds_are_never_mixed() -> None:
         {"alpha": 0.01},
         {"alpha": 0.0},
         {"worst": None},
+        {"worst": 0.01},
     ],
 )
 def test_foreign_and_edited_documents_are_refused(change: dict[str, Any]) -> None:

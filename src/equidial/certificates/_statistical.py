@@ -197,6 +197,10 @@ class StatisticalCertificate(Document):
     def __post_init__(self) -> None:
         check_statistics(self.thresholds, self.alpha, self.n)
         for row in self.rows:
+            beyond = row.threshold is None or row.count is None or (row.count > 0) == (self.worst > row.threshold)
+            if (row.threshold is not None and row.count is None) or not beyond:
+                got = f"{row!r} with worst={self.worst!r}"
+                raise ArgumentError(explain("counts that fit the largest error", got, "certify the model again"))
             if row.count is not None:
                 least, sampled = clopper_pearson_upper(row.count, self.n, self.alpha_each), row.count / self.n
             else:

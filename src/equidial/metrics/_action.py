@@ -103,8 +103,10 @@ def random_elements(
 
     Finite groups: uniform over :func:`measured_elements`, all but the identity within ``radius`` (above 4096 elements
     and without ``radius``: uniform over the group). Shifts: uniform over those of at most ``radius`` steps, one by
-    default. Others: :meth:`Group.sample_within`, or :meth:`Group.sample` without ``radius``. Raises ``ArgumentError``
-    for ``n < 0``, where no element but the identity lies within ``radius``, and for a ``radius`` of a large finite group.
+    default. Others: :meth:`Group.sample_within`, or :meth:`Group.sample` without ``radius``.
+
+    Raises ``ArgumentError`` for ``n < 0``, where no element but the identity lies within ``radius``, and for a
+    ``radius`` of a large finite group.
     """
     if n < 0:
         raise ArgumentError(explain("a number of elements n >= 0", repr(n), "pass a non-negative integer"))
