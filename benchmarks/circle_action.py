@@ -19,10 +19,11 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter
 
 from benchmarks._contract import add_json_option, write_json
 from equidial.groups import SO2
+from equidial.metrics import resampled_windows
 from equidial.representations import CircleBasis, Pixels, pixel_coordinates
 
 ANGLES = 36
@@ -78,12 +79,8 @@ def rotated_patches(n: int, seed: int, centres: int) -> np.ndarray:
     margin = n if 2 * n < min(image.shape) else math.ceil(n / math.sqrt(2)) + 2
     rows = rng.uniform(margin, image.shape[0] - 1 - margin, centres)
     columns = rng.uniform(margin, image.shape[1] - 1 - margin, centres)
-    x, y = pixel_coordinates(n, n)
-    out = []
-    for t in 2 * np.pi * np.arange(ANGLES) / ANGLES:
-        source_x, source_y = np.cos(t) * x + np.sin(t) * y, -np.sin(t) * x + np.cos(t) * y
-        where = [(rows[:, None] - source_y).ravel(), (columns[:, None] + source_x).ravel()]
-        out.append(map_coordinates(image, where, order=3).reshape(centres, n * n))
+    angles = 2 * np.pi * np.arange(ANGLES) / ANGLES
+    out = [resampled_windows(image, rows, columns, (n, n), float(t)) for t in angles]
     patches = np.stack(out)
     return patches - patches.mean(-1, keepdims=True)
 

@@ -11,3 +11,4 @@ exclude_patterns = ["_build"]
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
 myst_heading_anchors = 3
+myst_enable_extensions = ["amsmath", "dollarmath"]

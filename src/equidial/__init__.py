@@ -22,6 +22,7 @@ from equidial.adapters import (
     soften,
     status,
     unload,
+    verify,
 )
 from equidial.certificates import Certificate, LayerCertificate, StatisticalCertificate
 from equidial.errors import EquidialError, EquidialWarning
@@ -60,4 +61,5 @@ __all__ = [
     "soften",
     "status",
     "unload",
+    "verify",
 ]

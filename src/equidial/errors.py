@@ -46,6 +46,10 @@ class StateError(EquidialError, RuntimeError):
     """A verb is called at the wrong moment of a model's life."""
 
 
+class CertificateError(EquidialError, ValueError):
+    """A certificate does not stand for what it is presented with."""
+
+
 class FileFormatError(EquidialError, ValueError):
     """A saved folder is not what this version, or this base model, can use."""
 

@@ -219,7 +219,7 @@ def test_round_trip_plot_and_text(tmp_path: Path) -> None:
     assert Certificate(()).bound == 0.0
 
 
-@pytest.mark.parametrize("change", [{"format_version": 2}, {"format_version": None}, {"layers": [{"name": "x"}]}])
+@pytest.mark.parametrize("change", [{"format_version": 1}, {"document": "sample"}, {"format_version": None}, {"layers": [{"name": "x"}]}])
 def test_foreign_certificates_are_refused(change: dict[str, object]) -> None:
     data = Certificate((row(),)).to_dict() | change
     with pytest.raises(FileFormatError):

@@ -11,6 +11,7 @@ from equidial.adapters._soften import build_parametrizations, disabled, set_dial
 from equidial.adapters._statistical import certify_statistically
 from equidial.adapters._status import Status, TensorStatus, status
 from equidial.adapters._targets import Target, resolve_targets
+from equidial.adapters._verify import verify
 
 __all__ = [
     "Scores",
@@ -34,4 +35,5 @@ __all__ = [
     "soften",
     "status",
     "unload",
+    "verify",
 ]

@@ -19,20 +19,29 @@ from equidial.adapters._geometry import (
     sizes_at,
 )
 from equidial.adapters._parametrization import SoftParametrization, constrained
-from equidial.adapters._state import find_root
+from equidial.adapters._state import find_root, tensor_hash
 from equidial.adapters._targets import Target, resolve_targets
-from equidial.certificates import Certificate, LayerCertificate, certify_weight, gamma
+from equidial.certificates import (
+    UNIT_ROUNDOFF,
+    Certificate,
+    LayerCertificate,
+    certify_weight,
+    gamma,
+    splits_by_spectrum,
+)
 from equidial.errors import ArgumentError, EquidialError, explain
-from equidial.filters import Filter
+from equidial.filters import Constraint, Filter, MatrixFreeSpectrum, Spectrum, build_spectrum
+from equidial.metrics import interpolation_distance
+from equidial.representations import Pixels, Representation
 
-Norm = Literal["frobenius"]
+Norm = Literal["frobenius", "jacobian"]
 
 
 def certify(
     model: nn.Module,
     config: SoftEquivarianceConfig | None = None,
     radius: float | None = None,
-    norm: str = "frobenius",
+    norm: Norm = "frobenius",
     dtype: torch.dtype | None = None,
     image_size: int | tuple[int, int] | None = None,
 ) -> Certificate:
@@ -44,7 +53,9 @@ def certify(
         config: which tensors carry which representation; needed for plain models only.
         radius: largest distance of the elements, in the group's unit (radians, one-pixel steps); default: the
             configured radius, else the whole group.
-        norm: ``"frobenius"``.
+        norm: of numerator and denominator. ``"frobenius"``: of the tensor; ``"jacobian"``: Frobenius, of the matrix of
+            the whole layer, which with zero padding counts each tap as often as it meets the image (paper A's
+            ``||J||_F``; rows for which it has no meaning say so).
         dtype: certify the tensors as they would be after rounding to this storage type; default: as stored.
         image_size: input size in pixels, by which strided layers are judged; default: the configured one.
 
@@ -73,76 +84,115 @@ def certify(
     root = found[0] if found else model
     radius = config.radius if radius is None else radius
     levels = _Levels(root, config, image_size)
+    context = _Context(levels, radius, norm, dtype)
     if found is not None:
-        rows = [_soft_row(levels, module, name, link, radius, dtype) for module, name, link in constrained(root)]
+        rows = [_soft_row(context, module, name, link) for module, name, link in constrained(root)]
     else:
-        rows = [_plain_row(levels, root, target, radius, dtype) for target in resolve_targets(root, config)]
-    return Certificate(tuple(rows), __version__)
+        rows = [_plain_row(context, root, target) for target in resolve_targets(root, config)]
+    return Certificate(tuple(rows), __version__, levels.image_size)
 
 
 def _soft_row(
-    levels: _Levels,
+    context: _Context,
     module: nn.Module,
     tensor_name: str,
     link: SoftParametrization,
-    radius: float | None,
-    dtype: torch.dtype | None,
 ) -> LayerCertificate:
     stored = folded_value(module, tensor_name, link)
-    filter_ = link.filter()
-    weights = link.layout.weights(stored)
-    if dtype is not None:
-        # rounding again would part the orbits that fold made equal; a cast keeps equal entries equal
-        weights = weights.to(dtype)
     target = Target("", "", link.layout, link.constraint, "")
-    row = _row(levels, link.name, module, target, weights, radius)
-    return replace(row, response=link.response, dial=str(link.dial), a_priori=_a_priori(filter_, row.radius))
+    row = context.row(link.name, module, target, stored, link.spectrum)
+    return replace(row, response=link.response, dial=str(link.dial), a_priori=_a_priori(link.filter(), row.radius))
 
 
-def _plain_row(
-    levels: _Levels, model: nn.Module, target: Target, radius: float | None, dtype: torch.dtype | None
-) -> LayerCertificate:
+def _plain_row(context: _Context, model: nn.Module, target: Target) -> LayerCertificate:
     module = model.get_submodule(target.module_name)
     stored = module._parameters[target.tensor_name]
     assert stored is not None
-    weights = target.layout.weights(stored.detach())
-    return _row(levels, target.name, module, target, weights if dtype is None else weights.to(dtype), radius)
+    return context.row(target.name, module, target, stored.detach(), None)
 
 
-def _row(
-    levels: _Levels,
-    name: str,
-    module: nn.Module,
-    target: Target,
-    weights: torch.Tensor,
-    radius: float | None,
-) -> LayerCertificate:
-    constraint = target.constraint
-    found = certify_weight(constraint, weights, radius)
-    level, notes = levels.of(name, module, target)
-    roundoff = torch.finfo(weights.dtype).eps / 2
-    accumulated = 2 * gamma(constraint.rep_in.dim) * roundoff / 2.0**-53
-    return LayerCertificate(
-        name=name,
-        bound=found.bound,
-        kind=found.kind,
-        level=level,
-        norm="frobenius",
-        radius=found.radius,
-        measured=found.measured,
-        absolute=found.absolute,
-        a_priori=None,
-        allowance=accumulated,
-        group=constraint.rep_in.group.name,
-        representation=(
-            constraint.rep_in.name if constraint.invariant else f"{constraint.rep_in.name} -> {constraint.rep_out.name}"
-        ),
-        response="-",
-        dial="-",
-        dtype=str(weights.dtype).removeprefix("torch."),
-        elements=found.elements,
-        notes=notes,
-    )
+class _Context:
+    """What all rows of one certificate share: the question, and what was computed once for several tensors."""
+
+    def __init__(self, levels: _Levels, radius: float | None, norm: Norm, dtype: torch.dtype | None):
+        self.levels, self.radius, self.norm, self.dtype = levels, radius, norm, dtype
+        self.spectra: dict[Constraint, Spectrum | None] = {}
+        self.distances: dict[Representation, float | None] = {}
+
+    def row(
+        self,
+        name: str,
+        module: nn.Module,
+        target: Target,
+        stored: torch.Tensor,
+        spectrum: Spectrum | MatrixFreeSpectrum | None,
+    ) -> LayerCertificate:
+        """Certify one tensor as it would be after rounding to the dtype asked for."""
+        # rounding again would part the orbits that fold made equal; a cast keeps equal entries equal
+        stored = stored if self.dtype is None else stored.to(self.dtype)
+        constraint, layout = target.constraint, target.layout
+        weights = layout.weights(stored)
+        level, notes = self.levels.of(name, module, target)
+        norm, weights, remarks = self._normed(module, layout.kind, level, weights)
+        found = certify_weight(constraint, weights, self.radius, self._spectrum(constraint, spectrum))
+        roundoff = torch.finfo(stored.dtype).eps / 2
+        return LayerCertificate(
+            name=name,
+            bound=found.bound,
+            kind=found.kind,
+            level=level,
+            norm=norm,
+            radius=found.radius,
+            measured=found.measured,
+            absolute=found.absolute,
+            a_priori=None,
+            allowance=2 * gamma(constraint.rep_in.dim) * roundoff / UNIT_ROUNDOFF,
+            group=constraint.rep_in.group.name,
+            representation=(
+                constraint.rep_in.name
+                if constraint.invariant
+                else f"{constraint.rep_in.name} -> {constraint.rep_out.name}"
+            ),
+            response="-",
+            dial="-",
+            dtype=str(stored.dtype).removeprefix("torch."),
+            elements=found.elements,
+            notes=(*notes, *remarks),
+            hypotheses=found.hypotheses,
+            weights=tensor_hash(stored),
+            layout=(layout.kind, layout.axis, layout.start, layout.size),
+            interpolation=self._distance(constraint.rep_in, found.radius),
+        )
+
+    def _normed(
+        self, module: nn.Module, kind: str, level: str, weights: torch.Tensor
+    ) -> tuple[str, torch.Tensor, tuple[str, ...]]:
+        """The norm of the row and the weights whose Frobenius norm it is."""
+        if self.norm == "frobenius" or kind == "linear":
+            return self.norm, weights, ()
+        if kind != "convolution":
+            return "frobenius", weights, (f"norm='{self.norm}' is one of maps: a {kind} keeps the Frobenius norm",)
+        counts = self.levels.tap_counts(module) if level == "image" else None
+        if counts is None:
+            reason = "norm='jacobian' needs a layer that is certified at image level, with zero padding and image_size="
+            return "frobenius", weights, (reason,)
+        return self.norm, weights.double() * counts.flatten().sqrt().to(weights.device), ()
+
+    def _spectrum(self, constraint: Constraint, known: Spectrum | MatrixFreeSpectrum | None) -> Spectrum | None:
+        if not splits_by_spectrum(constraint):
+            return None
+        if isinstance(known, Spectrum):
+            return known
+        if constraint not in self.spectra:
+            built = build_spectrum(constraint)
+            self.spectra[constraint] = built if isinstance(built, Spectrum) else None
+        return self.spectra[constraint]
+
+    def _distance(self, rep: Representation, radius: float) -> float | None:
+        if rep not in self.distances:
+            rotates = isinstance(rep, Pixels) and len(rep.shape) == 2 and rep.is_orthogonal and not rep.is_permutation
+            self.distances[rep] = interpolation_distance(rep, radius) if rotates else None
+        return self.distances[rep]
 
 
 def _a_priori(filter_: Filter, radius: float) -> float | None:
@@ -157,8 +207,18 @@ class _Levels:
 
     def __init__(self, model: nn.Module, config: SoftEquivarianceConfig, image_size: int | tuple[int, int] | None):
         self.group = config.group_object
-        traced = sizes_at(model, image_size if image_size is not None else config.image_size)
+        image_size = image_size if image_size is not None else config.image_size
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        traced = sizes_at(model, image_size)
         self.sizes = {id(model.get_submodule(name)): found for name, found in traced.items()}
+
+    def tap_counts(self, module: nn.Module) -> torch.Tensor | None:
+        """:meth:`Window.tap_counts` of a layer with a known input size; ``None`` where padding is not zeros."""
+        window, size = Window.of(module), self.sizes.get(id(module))
+        padding = getattr(module, "padding_mode", "zeros")
+        if window is None or size is None or padding not in ("zeros", "circular"):
+            return None
+        return torch.ones(window.kernel, dtype=torch.float64) if padding == "circular" else window.tap_counts(size)
 
     def of(self, name: str, module: nn.Module, target: Target) -> tuple[str, tuple[str, ...]]:
         """Level and notes of one tensor."""

@@ -59,6 +59,20 @@ class Window:
                 return False
         return True
 
+    def tap_counts(self, size: Sequence[int]) -> torch.Tensor:
+        """How many output positions each tap of the kernel reads an input pixel at, ``[k...]`` float64.
+
+        The taps that fall into zero padding are left out: ``sum_taps counts ||w_tap||^2`` is the squared Frobenius norm
+        of the matrix of the whole layer.
+        """
+        counts = torch.ones((), dtype=torch.float64)
+        for axis, n in enumerate(size):
+            k, d = self.kernel[axis], self.dilation[axis]
+            outputs = (n + self.before[axis] + self.after[axis] - d * (k - 1) - 1) // self.stride[axis] + 1
+            reads = torch.arange(outputs)[:, None] * self.stride[axis] - self.before[axis] + d * torch.arange(k)
+            counts = counts[..., None] * ((reads >= 0) & (reads < n)).sum(0)
+        return counts
+
     @property
     def is_strided(self) -> bool:
         """Whether the symmetry depends on the input size."""

@@ -1,6 +1,6 @@
 """Certificates: bounds of stored weights, with rounding, and from samples; result objects. Knows nothing of models."""
 
-from equidial.certificates._result import Certificate, LayerCertificate
+from equidial.certificates._result import Certificate, LayerCertificate, Level
 from equidial.certificates._rounding import UNIT_ROUNDOFF, evaluation_error, gamma
 from equidial.certificates._search import defect_of_element
 from equidial.certificates._statistical import (
@@ -13,13 +13,14 @@ from equidial.certificates._statistical import (
     mean_upper,
     sample_quantiles,
 )
-from equidial.certificates._supremum import Supremum, certify_weight
+from equidial.certificates._supremum import Supremum, certify_weight, splits_by_spectrum
 
 __all__ = [
     "SAMPLE_HYPOTHESES",
     "UNIT_ROUNDOFF",
     "Certificate",
     "LayerCertificate",
+    "Level",
     "StatisticalBound",
     "StatisticalCertificate",
     "Supremum",
@@ -32,4 +33,5 @@ __all__ = [
     "gamma",
     "mean_upper",
     "sample_quantiles",
+    "splits_by_spectrum",
 ]

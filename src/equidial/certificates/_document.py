@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from equidial.errors import FileFormatError, explain
+
+
+def to_json(value: Any) -> Any:
+    """Plain data for JSON: tuples become lists, and NaN, which JSON lacks, ``None``."""
+    if isinstance(value, dict):
+        return {key: to_json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(item) for item in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
 
 Kind = TypeVar("Kind", bound="Document")
 
@@ -21,7 +32,7 @@ class Document(ABC):
 
     @abstractmethod
     def _fields(self) -> dict[str, Any]:
-        """The content as plain data, ready for JSON."""
+        """The content; :meth:`to_dict` makes it plain."""
 
     @classmethod
     @abstractmethod
@@ -29,8 +40,8 @@ class Document(ABC):
         """The inverse of :meth:`_fields`; ``KeyError``, ``TypeError`` or ``ValueError`` for other content."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON."""
-        return {"document": self.KIND, "format_version": self.FORMAT_VERSION, **self._fields()}
+        """Plain data, ready for JSON; NaN is ``None``."""
+        return to_json({"document": self.KIND, "format_version": self.FORMAT_VERSION, **self._fields()})
 
     @classmethod
     def from_dict(cls: type[Kind], data: dict[str, Any]) -> Kind:

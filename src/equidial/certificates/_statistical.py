@@ -197,8 +197,7 @@ class StatisticalCertificate(Document):
     def __post_init__(self) -> None:
         check_statistics(self.thresholds, self.alpha, self.n)
         for row in self.rows:
-            beyond = row.threshold is None or row.count is None or (row.count > 0) == (self.worst > row.threshold)
-            if (row.threshold is not None and row.count is None) or not beyond:
+            if row.threshold is not None and (row.count is None or (row.count > 0) != (self.worst > row.threshold)):
                 got = f"{row!r} with worst={self.worst!r}"
                 raise ArgumentError(explain("counts that fit the largest error", got, "certify the model again"))
             if row.count is not None:

@@ -67,8 +67,7 @@ def certify_weight(
         return Supremum(0.0, "exact", 0.0, 0.0, radius, _describe(constraint, radius), ("the weight is 0",))
     for rep in {constraint.rep_in, constraint.rep_out}:
         check_hypotheses(rep)
-    group = constraint.group
-    if constraint.is_orthogonal and group.is_finite and (group.order or 0) <= _MAX_ELEMENTS:
+    if _is_listed(constraint):
         measured, absolute, kind = _finite(constraint, matrices, norm, radius)
         hypotheses = ("every element was applied",)
     elif has_curve(constraint):
@@ -98,6 +97,16 @@ def certify_weight(
         _describe(constraint, radius),
         (*hypotheses, "elements, letters and generators agree"),
     )
+
+
+def splits_by_spectrum(constraint: Constraint) -> bool:
+    """Whether :func:`certify_weight` makes use of a spectrum: neither listed nor followed along one curve."""
+    return not _is_listed(constraint) and not has_curve(constraint)
+
+
+def _is_listed(constraint: Constraint) -> bool:
+    group = constraint.group
+    return constraint.is_orthogonal and group.is_finite and (group.order or 0) <= _MAX_ELEMENTS
 
 
 def _describe(constraint: Constraint, radius: float) -> str:

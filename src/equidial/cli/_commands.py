@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from safetensors.torch import load_file
 from tqdm import tqdm
 
 import equidial as ed
@@ -52,7 +53,7 @@ class Measure:
 class Certify:
     """Certify the tensors of a plain or folded model."""
 
-    model: str
+    model: str | None = None
     """demo | hf:NAME_OR_FOLDER | timm:NAME | FILE.py:function (runs the code of that file)."""
     group: str | None = None
     """C<n>, D<n>, SO2, Flip, FlipUD, T2; or give --config."""
@@ -64,8 +65,13 @@ class Certify:
     """Largest distance of the elements (radians or pixels); default: the whole group."""
     image_size: int | None = None
     """Input size in pixels, by which strided layers are judged."""
+    norm: Literal["frobenius", "jacobian"] = "frobenius"
+    """Of the tensor, or of the matrix of the whole layer."""
     output: Path | None = None
     """Write the certificate as JSON to this file."""
+    verify: Path | None = None
+    """A folder with certificate.json and model.safetensors (a run writes them): recompute every row from the folded
+    weights alone and compare; with --model the levels as well. Exit code 2 where a row does not stand."""
 
 
 @dataclass(frozen=True)
@@ -154,20 +160,21 @@ def measure(command: Measure) -> None:
 
 
 def certify(command: Certify) -> None:
-    """Print the certificate of a model's tensors."""
+    """Print the certificate of a model's tensors, or verify the one of a folder."""
+    if command.verify is not None:
+        return _verify(command, command.verify)
+    if command.model is None:
+        raise ArgumentError(explain("--model or --verify", "neither", "say which model, or which folder"))
     if (command.group is None) == (command.config is None):
         got = "both" if command.group else "neither"
         raise ArgumentError(explain("--group or --config", got, "give one of them"))
     if command.config is not None:
-        if not command.config.is_file():
-            raise ArgumentError(explain("an existing configuration file", str(command.config), "check the path"))
-        document = json.loads(command.config.read_text())
-        config = ed.SoftEquivarianceConfig.from_dict(document.get("config", document))
+        config = _read_config(command.config)
     else:
         assert command.group is not None
         config = ed.SoftEquivarianceConfig(group=command.group, softness=1.0)
     model = load_model(command.model, command.weights)
-    certificate = ed.certify(model, config, radius=command.radius, image_size=command.image_size)
+    certificate = ed.certify(model, config, radius=command.radius, norm=command.norm, image_size=command.image_size)
     print(certificate)
     if command.output is not None:
         certificate.save(command.output)
@@ -194,6 +201,35 @@ def certify_sampled(command: CertifySampled) -> None:
     print(certificate)
     if command.output is not None:
         certificate.save(command.output)
+
+
+def _verify(command: Certify, folder: Path) -> None:
+    files = [folder / name for name in ("certificate.json", "model.safetensors")]
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise ArgumentError(
+            explain(
+                f"a folder with {' and '.join(file.name for file in files)}",
+                f"{folder} without {' and '.join(missing)}",
+                "give the folder of one dial position of a run",
+            )
+        )
+    certificate = ed.Certificate.load(files[0])
+    if command.model is None:
+        weights: Any = load_file(files[1])
+        ed.verify(certificate, weights)
+    else:
+        config = _read_config(command.config or folder / "soft_equivariance_config.json")
+        ed.verify(certificate, load_model(command.model, files[1]), config)
+    source = "the weights alone" if command.model is None else f"{command.model} with the weights"
+    print(f"verified: {len(certificate)} rows stand, recomputed from {source}; bound {certificate.bound:.6g}")
+
+
+def _read_config(path: Path) -> ed.SoftEquivarianceConfig:
+    if not path.is_file():
+        raise ArgumentError(explain("an existing configuration file", str(path), "check the path"))
+    document = json.loads(path.read_text())
+    return ed.SoftEquivarianceConfig.from_dict(document.get("config", document))
 
 
 COMMANDS: tuple[tuple[str, type, Callable[[Any], None], str], ...] = (

@@ -17,17 +17,20 @@ from equidial.metrics._classification import (
     soft_invariance,
     total_variation,
 )
+from equidial.metrics._interpolation import interpolation_distance, resampled_windows
 
 __all__ = [
     "DEFAULT_RADIUS",
     "RandomElements",
     "combined_accuracy",
     "correct",
+    "interpolation_distance",
     "invariance_kl",
     "jacobian_norm",
     "measured_elements",
     "random_elements",
     "relative_error",
+    "resampled_windows",
     "rotate_bilinear",
     "soft_invariance",
     "total_variation",
