@@ -68,7 +68,7 @@ def curve_supremum(
     absolute = up(math.sqrt(max(top, 0.0) + correction + 4 * terms.residual), gamma(matrices.numel() + 8))
     for rep in (constraint.rep_in, constraint.rep_out):
         residue, loss = rep.eigenbasis_error()
-        absolute += (reach * residue + 4 * loss + gamma(rep.dim + 2) * math.sqrt(rep.dim)) * norm
+        absolute += (reach * residue / (1 - loss) + 4 * loss + gamma(rep.dim + 2) * math.sqrt(rep.dim)) * norm
     return Peak(absolute + reach * terms.spread * norm, float(t[index]))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
-from equidial.errors import EquidialError, explain
+from equidial.errors import ArgumentError, EquidialError, explain
 from equidial.filters._choice import build_spectrum
 from equidial.filters._constraint import Constraint
 from equidial.filters._dial import Dial
@@ -142,37 +143,52 @@ class Filter:
         assert found is not None
         if math.isinf(found.threshold):
             return True
-        if isinstance(self.decomposition, MatrixFreeSpectrum):
-            return True  # the residual of the whole problem is below the tolerance, or an error was raised
-        work = weight.detach().to("cpu", torch.float64)
-        energy = self.decomposition.energies(self.decomposition.analyse(work))
-        beta = torch.tensor(found.threshold, dtype=torch.float64)
-        budget = torch.tensor(found.budget, dtype=torch.float64)
-        factors, multiplier = nearest_factors(self.decomposition.sigma, energy, beta, budget)
         if found.threshold == 0:
             return True
-        span = found.threshold**2 - float(self.decomposition.sigma[0]) ** 2
-        # the root must lie before the pole of the smallest sigma of the whole space
-        reaches = float(multiplier) * span < 1
-        return bool(reaches and float(factors.max()) < GAIN_CAP)
+        work = weight.detach().to("cpu", torch.float64)
+        if isinstance(self.decomposition, MatrixFreeSpectrum):
+            multiplier, gain = self.decomposition.multiplier(work, found.threshold, found.budget)
+        else:
+            energy = self.decomposition.energies(self.decomposition.analyse(work))
+            beta = torch.tensor(found.threshold, dtype=torch.float64)
+            budget = torch.tensor(found.budget, dtype=torch.float64)
+            factors, root = nearest_factors(self.decomposition.sigma, energy, beta, budget)
+            multiplier, gain = float(root), float(factors.max())
+        # the root must lie before the pole of the smallest sigma of the whole space, asked for only where it matters
+        before = multiplier * found.threshold**2 < 1
+        before = before or multiplier * (found.threshold**2 - self.decomposition.smallest_sigma() ** 2) < 1
+        return bool(before and gain < GAIN_CAP)
 
     def defect(self, weight: torch.Tensor) -> float:
         """``||L W||_F / ||W||_F`` of ``weight`` as it stands, float64; 0 for the zero weight."""
         return relative_defect(self.decomposition, weight)
 
-    def bound(self, radius: float | None = None, weight: torch.Tensor | None = None) -> float:
+    def bound(
+        self,
+        radius: float | None = None,
+        weight: torch.Tensor | None = None,
+        relative_to: Literal["result", "original"] = "result",
+    ) -> float:
         """An upper bound of ``sup_g ||W rho_X(g) - rho_Y(g) W||_F / ||W||_F`` over elements within ``radius``.
 
         Without ``weight``: a priori, for every result ``W = F(V)`` of this filter, ``radius * b_eff`` (theory 4).
         With ``weight``: for that weight as it stands, ``radius * ||L W|| / ||W||``. Never more than 2. Actions that are
         not orthogonal: ``phi(radius)`` in place of ``radius``, and the trivial bound that goes with it. ``radius``
-        defaults to the group's, or to that of its declared set if it is unbounded. Raises ``EquidialError`` where no
-        bound exists without a weight.
+        defaults to the group's, or to that of its declared set if it is unbounded.
+
+        ``relative_to="original"``: a priori as well, divided by ``||V||`` in place of ``||F(V)||``:
+        ``radius * max_sigma sigma f(sigma)``, for ``exponential`` ``radius * b / e``, which has no bound relative to
+        its result. In exact arithmetic; :func:`equidial.certify` adds rounding. Raises ``EquidialError`` where no bound
+        exists without a weight, ``ArgumentError`` for another ``relative_to``.
         """
+        if relative_to not in ("result", "original"):
+            raise ArgumentError(explain("relative_to='result' or 'original'", repr(relative_to), "use one of them"))
         radius = self._radius(radius)
         factor, trivial = growth_factor(self.constraint, radius), trivial_bound(self.constraint, radius)
         if weight is not None:
             return min(factor * self.defect(weight), trivial)
+        if relative_to == "original":
+            return min(factor * self._largest_slope(), trivial)
         self._require_a_priori()
         threshold = self._fixed("bound").threshold
         if math.isinf(threshold):
@@ -180,6 +196,30 @@ class Filter:
         if self.response != "nearest":
             threshold = self.effective_threshold
         return min(factor * threshold, trivial)
+
+    def _largest_slope(self) -> float:
+        """``sup ||L F(V)|| / ||V||``: the largest ``sigma f(sigma)``, or ``beta`` for ``nearest``."""
+        setting = self._fixed("bound")
+        if math.isinf(setting.threshold):
+            return math.inf
+        if self.response == "exponential":
+            return setting.threshold / math.e
+        if self.response == "nearest" and setting.budget > 0:
+            raise EquidialError(
+                explain(
+                    "a weight, because the space holds no invariants and the dial bounds the absolute error",
+                    "no weight",
+                    "pass weight=F(W)",
+                )
+            )
+        if self.method == "chebyshev":
+            # the series errs by its tolerance, at most, wherever sigma lies
+            return setting.threshold + self.decomposition.constraint.scale * self._tolerance
+        return setting.threshold if self.response == "nearest" else self.effective_threshold
+
+    @property
+    def _tolerance(self) -> float:
+        return self.decomposition.tolerance if isinstance(self.decomposition, MatrixFreeSpectrum) else 0.0
 
     def _radius(self, radius: float | None) -> float:
         return resolve_radius(self.constraint, radius)

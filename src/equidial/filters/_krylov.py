@@ -18,7 +18,10 @@ MAX_STEPS = 2000
 
 @dataclass(frozen=True)
 class KrylovNearest:
-    """``W'`` with its multiplier ``mu`` (0: untouched, inf: the exactly symmetric part) and what made it."""
+    """``W'`` with its multiplier ``mu`` (0: untouched, inf: the exactly symmetric part) and what made it.
+
+    ``gain``: the largest factor by which a component was amplified.
+    """
 
     constraint: Constraint
     weight: torch.Tensor
@@ -26,6 +29,7 @@ class KrylovNearest:
     threshold: float
     budget: float
     tolerance: float
+    gain: float = 1.0
 
     def jacobian(self, direction: torch.Tensor) -> torch.Tensor:
         """``(M^-1 - u u^T / (u^T z)) direction`` with ``z = (Q - beta^2) W'`` and ``u = M^-1 z``."""
@@ -70,10 +74,10 @@ def krylov_nearest(
         space.extend()
         steps = len(space.alpha)
         if steps < 8 or steps % 8 == 0 or space.exhausted:
-            coordinates, multiplier, residual = _projected(space, norm, threshold, budget)
+            coordinates, multiplier, gain, residual = _projected(space, norm, threshold, budget)
             if residual <= tolerance or space.exhausted:
                 found = (coordinates @ space.basis()).reshape(matrices.shape).to(matrices.dtype)
-                return KrylovNearest(constraint, found, multiplier, threshold, budget, tolerance)
+                return KrylovNearest(constraint, found, multiplier, threshold, budget, tolerance, gain)
     raise _unreached("the nearest weight", constraint, residual, tolerance)
 
 
@@ -116,8 +120,8 @@ class KrylovSpace:
         return torch.linalg.eigh(tridiagonal)
 
 
-def _projected(space: KrylovSpace, norm: float, beta: float, budget: float) -> tuple[torch.Tensor, float, float]:
-    """Coordinates of ``W'`` in the basis of the space, ``mu``, and the residual of the whole problem."""
+def _projected(space: KrylovSpace, norm: float, beta: float, budget: float) -> tuple[torch.Tensor, float, float, float]:
+    """Coordinates of ``W'`` in the basis of the space, ``mu``, the largest factor, the residual of the problem."""
     ritz, mix = space.ritz()
     factors, root = nearest_factors(
         ritz.clamp_min(0.0).sqrt(),
@@ -131,7 +135,7 @@ def _projected(space: KrylovSpace, norm: float, beta: float, budget: float) -> t
     residual = (
         abs(multiplier * space.off[-1] * float(coordinates[-1])) / norm if math.isfinite(multiplier) else math.inf
     )
-    return coordinates, multiplier, residual
+    return coordinates, multiplier, float(factors.max()), residual
 
 
 def krylov_function(

@@ -117,6 +117,12 @@ class MatrixFreeSpectrum:
         assert isinstance(found, torch.Tensor)
         return self.constraint.from_matrices(found)
 
+    def multiplier(self, weight: torch.Tensor, threshold: float, budget: float) -> tuple[float, float]:
+        """``mu`` of the nearest weight (0: untouched) and the largest factor by which a component is amplified."""
+        matrices = self.constraint.as_matrices(weight)
+        found = krylov_nearest(self.constraint, matrices, threshold, budget, self.tolerance)
+        return found.multiplier, found.gain
+
     def smallest_sigma(self) -> float:
         """The smallest singular value, 0 where the space holds exactly symmetric weights (to the tolerance)."""
         low = self.constraint.scale / 8

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ import torch
 from equidial.errors import ArgumentError, GroupActionError, explain
 from equidial.groups import Group, GroupElement
 from equidial.representations._eigenbasis import EIGENBASIS_LIMIT, Eigenbasis, joint_eigenbasis
+from equidial.representations._growth import joint_growth
 from equidial.representations._maps import BlockDiagonalMap, LinearMap, identity_map
 from equidial.representations._unitary import UnitaryMap
 
@@ -71,17 +71,13 @@ class Representation(ABC):
     def growth(self) -> float:
         """``m >= 0`` with ``||exp(sum t_i A_i)|| <= e^(m ||t||)``; 0 for orthogonal actions (theory 4).
 
-        One generator: the largest eigenvalue of its symmetric part in absolute value; several: the root of the sum of
-        their squares (Cauchy-Schwarz), an upper bound.
+        The supremum over unit ``t`` of the symmetric part, from above (:func:`joint_growth`).
         """
-        if self.is_orthogonal:
-            return 0.0
-        total = 0.0
-        for a in self.generators():
-            dense = a.to_dense()
-            size = float(torch.linalg.matrix_norm((dense + dense.mT) / 2, ord=2))
-            total += (size * (1 + self.dim * torch.finfo(torch.float64).eps)) ** 2
-        return math.sqrt(total)
+        return 0.0 if self.is_orthogonal else self._found_growth
+
+    @cached_property
+    def _found_growth(self) -> float:
+        return joint_growth([a.to_dense() for a in self.generators()])
 
     @property
     def dual(self) -> Representation:

@@ -49,8 +49,8 @@ class MatrixRepresentation(Representation):
         self._lie = [torch.as_tensor(m, dtype=torch.float64) for m in generators]
         self._letters = [torch.as_tensor(m, dtype=torch.float64) for m in discrete]
         self._check_shapes()
-        self._check_brackets()
-        self._check_products()
+        # the largest entry by which the laws were found broken: no more than rounding, or what was let pass
+        self._law_error = max(self._check_brackets(), self._check_products())
         if orthogonal is not None and orthogonal != self.is_orthogonal:
             raise ArgumentError(
                 explain(
@@ -80,12 +80,13 @@ class MatrixRepresentation(Representation):
         if not all(bool(torch.isfinite(m).all()) for m in (*self._lie, *self._letters)):
             raise ArgumentError(explain("finite matrices", "NaN or infinite entries", "check them"))
 
-    def _check_brackets(self) -> None:
-        f = self.group.structure_constants()
+    def _check_brackets(self) -> float:
+        f, worst = self.group.structure_constants(), 0.0
         for i, a in enumerate(self._lie):
             for j, b in enumerate(self._lie[:i]):
                 expected = sum((float(f[i, j, k]) * c for k, c in enumerate(self._lie)), torch.zeros_like(a))
                 error = float((a @ b - b @ a - expected).abs().max())
+                worst = max(worst, error)
                 if error > _LAW * max(1.0, float(a.abs().max() * b.abs().max())):
                     raise ArgumentError(
                         explain(
@@ -95,13 +96,17 @@ class MatrixRepresentation(Representation):
                         )
                     )
 
-    def _check_products(self) -> None:
+        return worst
+
+    def _check_products(self) -> float:
+        worst = 0.0
         for g, h in self._pairs():
             try:
                 product, image = self.map_of(g).to_dense() @ self.map_of(h).to_dense(), self.map_of(g @ h).to_dense()
             except GroupActionError:
                 continue  # an element that the group cannot write in its generators
             error = float((product - image).abs().max())
+            worst = max(worst, error)
             if not error <= _LAW * max(1.0, float(product.abs().max())):
                 raise ArgumentError(
                     explain(
@@ -110,6 +115,8 @@ class MatrixRepresentation(Representation):
                         "check the matrices of the generators",
                     )
                 )
+
+        return worst
 
     def _pairs(self) -> Iterable[tuple[GroupElement, GroupElement]]:
         """Pairs whose products are checked: each element with each letter (that proves the law), else samples."""
@@ -133,9 +140,11 @@ class MatrixRepresentation(Representation):
 
     def generators(self) -> tuple[LinearMap, ...]:
         """The matrices given; exactly skew where the representation is orthogonal."""
-        if self.is_orthogonal:
-            return tuple(DenseMap((a - a.mT) / 2) for a in self._lie)
-        return tuple(DenseMap(a) for a in self._lie)
+        return tuple(DenseMap(a) for a in self._skewed)
+
+    @cached_property
+    def _skewed(self) -> list[torch.Tensor]:
+        return [(a - a.mT) / 2 for a in self._lie] if self.is_orthogonal else self._lie
 
     def discrete_generators(self) -> tuple[LinearMap, ...]:
         """The matrices given."""
@@ -146,7 +155,7 @@ class MatrixRepresentation(Representation):
         out = torch.eye(self.dim, dtype=torch.float64)
         for piece in self.group.word(g.value):
             if isinstance(piece, Exp):
-                combined = sum((t * a for t, a in zip(piece.t, self._lie, strict=True)), torch.zeros_like(out))
+                combined = sum((t * a for t, a in zip(piece.t, self._skewed, strict=True)), torch.zeros_like(out))
                 out = out @ torch.from_numpy(scipy.linalg.expm(combined.numpy()))
             else:
                 out = out @ torch.linalg.matrix_power(self._letters[piece.letter], piece.exponent)
@@ -166,8 +175,14 @@ class MatrixRepresentation(Representation):
 
     @property
     def rounding(self) -> float:
-        """What a few products and exponentials lose."""
-        return 64 * self.dim * torch.finfo(torch.float64).eps
+        """What a few products and exponentials lose, and what the matrices given lack of the laws."""
+        return self._found_rounding
+
+    @cached_property
+    def _found_rounding(self) -> float:
+        identity = torch.eye(self.dim, dtype=torch.float64)
+        lacking = [float((s.mT @ s - identity).norm()) for s in self._letters] if self.is_orthogonal else []
+        return self.dim * (64 * torch.finfo(torch.float64).eps + self._law_error) + max(lacking, default=0.0)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MatrixRepresentation) or (self.group, self.name) != (other.group, other.name):
