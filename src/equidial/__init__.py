@@ -10,6 +10,7 @@ from equidial.adapters import (
     SoftEquivarianceConfig,
     Status,
     certify,
+    certify_statistically,
     disabled,
     fold,
     load,
@@ -23,7 +24,7 @@ from equidial.adapters import (
     unload,
     verify,
 )
-from equidial.certificates import Certificate, LayerCertificate
+from equidial.certificates import Certificate, LayerCertificate, StatisticalCertificate
 from equidial.errors import EquidialError, EquidialWarning
 from equidial.filters import Filter, equivariant_filter, invariant_filter
 
@@ -35,11 +36,13 @@ __all__ = [
     "LayerCertificate",
     "Scores",
     "SoftEquivarianceConfig",
+    "StatisticalCertificate",
     "Status",
     "__version__",
     "adapters",
     "certificates",
     "certify",
+    "certify_statistically",
     "disabled",
     "equivariant_filter",
     "errors",

@@ -113,9 +113,28 @@ def test_measure_and_certify_plain_models(model_file: str, small_npz: str, capsy
     assert "nothing is claimed of the image" in out
 
 
+def test_certify_from_a_sample(
+    model_file: str, small_npz: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, out, _ = run(
+        capsys, "certify-sampled", "--model", model_file, "--data", small_npz, "--group", "SO2", "--tau", "0.1", "0.5",
+        "--alpha", "0.05", "--samples", "8", "--batch-size", "3", "--output", str(tmp_path / "c.json"),
+    )  # fmt: skip
+    assert code == 0
+    assert "confidence 0.95" in out
+    stored = ed.StatisticalCertificate.load(tmp_path / "c.json")
+    assert (stored.n, stored.thresholds, stored.group) == (8, (0.1, 0.5), "SO2")
+
+
+SAMPLED = ("certify-sampled", "--model", "demo", "--data", "demo", "--tau")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ((*SAMPLED, "0.1", "--samples", "541"), "only 540"),
+        ((*SAMPLED, "-0.1", "--samples", "10"), "distinct finite numbers >= 0"),
+        ((*SAMPLED, "0.1", "--samples", "10", "--alpha", "1"), "alpha in (0, 1)"),
         (("measure", "--model", "demo", "--data", "demo", "--group", "C4x"), "C<n> and D<n>"),
         (("measure", "--model", "nothing", "--data", "demo"), "demo | hf:"),
         (("measure", "--model", "demo", "--data", "nothing"), "existing FILE.npz"),
@@ -162,7 +181,7 @@ def test_usage_errors_and_help_of_the_real_program() -> None:
 
     shown = call("--help")
     assert shown.returncode == 0
-    for word in ("demo", "adapt", "measure", "certify"):
+    for word in ("demo", "adapt", "measure", "certify", "certify-sampled"):
         assert word in shown.stdout
     details = call("adapt", "--help")
     assert "runs the code of that file" in " ".join(details.stdout.replace("│", " ").split())

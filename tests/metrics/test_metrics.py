@@ -8,18 +8,21 @@ import numpy as np
 import pytest
 import torch
 from scipy.ndimage import rotate
-from scipy.stats import entropy
+from scipy.stats import chisquare, entropy, kstest
 
 from equidial.errors import EquidialError
-from equidial.groups import SO2, C, D, Flip, Shift
+from equidial.groups import O2, SO2, C, D, Flip, Permutation, Shift
 from equidial.metrics import (
     combined_accuracy,
     correct,
     invariance_kl,
     jacobian_norm,
     measured_elements,
+    random_elements,
+    relative_error,
     rotate_bilinear,
     soft_invariance,
+    total_variation,
     transform_images,
 )
 from equidial.representations import Pixels
@@ -67,11 +70,47 @@ def test_measured_elements() -> None:
     assert len(measured_elements(Shift(2), radius=2)) == 12
 
 
+def test_random_elements_have_the_distribution_named() -> None:
+    generator = torch.Generator().manual_seed(0)
+    drawn = random_elements(C(4), 3000, generator=generator)
+    assert chisquare(np.bincount([g.value for g in drawn.elements], minlength=4)[1:]).pvalue > 1e-3
+    assert drawn.distribution == "uniform over the 3 elements of C4 other than the identity"
+    assert not any(g.is_identity for g in drawn.elements)
+    near = random_elements(D(4), 20, math.pi / 2, generator)
+    assert near.radius == pytest.approx(math.pi / 2)
+    assert near.distribution.endswith("the 2 elements of D4 other than the identity within distance 1.5708")
+    angles = [g.value for g in random_elements(SO2(), 2000, 0.4, generator).elements]
+    assert kstest(np.array(angles) / 0.8 + 0.5, "uniform").pvalue > 1e-3
+    turns, mirrors = zip(*[g.value for g in random_elements(O2(), 2000, math.pi, generator).elements], strict=True)
+    assert chisquare(np.bincount(mirrors)).pvalue > 1e-3
+    assert kstest(np.array(turns) / (2 * math.pi) + 0.5, "uniform").pvalue > 1e-3
+    assert random_elements(Flip(), 2, generator=generator).distribution.startswith("always")
+
+
+def test_total_variation_and_relative_error() -> None:
+    a, b = torch.randn(4, 5), torch.randn(4, 5)
+    p, q = torch.softmax(a.double(), -1), torch.softmax(b.double(), -1)
+    subsets = torch.cartesian_prod(*[torch.tensor([0.0, 1.0], dtype=torch.float64)] * 5)
+    assert torch.allclose(total_variation(a, b), ((p - q) @ subsets.mT).amax(1)), "over all sets of classes"
+    opposite = torch.tensor([[1e6, 0.0]])
+    assert float(total_variation(opposite, opposite.flip(-1))) == 1.0
+    zero = torch.zeros(2, 3)
+    assert relative_error(torch.tensor([[3.0, 4.0]]), torch.tensor([[3.0, 0.0]])).tolist() == [0.8]
+    assert relative_error(zero, torch.tensor([[0.0, 0, 0], [1, 0, 0]])).tolist() == [0.0, math.inf]
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
         lambda: measured_elements(C(4), radius=0.1),
         lambda: measured_elements(C(1)),
+        lambda: random_elements(C(4), 3, radius=0.1),
+        lambda: random_elements(Permutation(10), 3, radius=2.0),
+        lambda: random_elements(SO2(), 3, radius=0.0),
+        lambda: random_elements(C(4), -1),
+        lambda: C(4).sample_within(3, 1.0),
+        lambda: SO2().sample_within(-1, 1.0),
+        lambda: SO2().sample_within(3, math.inf),
         lambda: transform_images(torch.zeros(3, 4), C(4).element(1)),
         lambda: transform_images(torch.zeros(4), C(4).element(1)),
     ],

@@ -8,6 +8,7 @@ from equidial.adapters._measure import Scores, measure
 from equidial.adapters._parametrization import SoftParametrization
 from equidial.adapters._recalibrate import recalibrate
 from equidial.adapters._soften import build_parametrizations, disabled, set_dial, set_softness, soften
+from equidial.adapters._statistical import certify_statistically
 from equidial.adapters._status import Status, TensorStatus, status
 from equidial.adapters._targets import Target, resolve_targets
 from equidial.adapters._verify import verify
@@ -21,6 +22,7 @@ __all__ = [
     "TensorStatus",
     "build_parametrizations",
     "certify",
+    "certify_statistically",
     "disabled",
     "fold",
     "load",

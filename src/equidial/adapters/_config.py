@@ -98,7 +98,7 @@ class SoftEquivarianceConfig:
         group = self.group_object
         if isinstance(given, str):
             return parse(given, group)
-        if given.group != group:
+        if not isinstance(given, Representation) or given.group != group:
             raise ArgumentError(explain(f"a representation of {group.name}", repr(given), "build it on this group"))
         return given
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 
 import equidial as ed
+from equidial.certificates import check_statistics
 from equidial.data import load_images, loader
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.recipes import Adapt, Demo, check_fits, load_model
@@ -71,6 +72,42 @@ class Certify:
     verify: Path | None = None
     """A folder with certificate.json and model.safetensors (a run writes them): recompute every row from the folded
     weights alone and compare; with --model the levels as well. Exit code 2 where a row does not stand."""
+
+
+@dataclass(frozen=True)
+class CertifySampled:
+    """Certify a whole network with a confidence, from fresh test images and random group elements."""
+
+    model: str
+    """demo | hf:NAME_OR_FOLDER | timm:NAME | FILE.py:function (runs the code of that file)."""
+    data: str
+    """demo | FILE.npz | FOLDER; its test images, which the model must not have been trained or tuned on."""
+    tau: tuple[float, ...]
+    """Thresholds: P(error > tau) is bounded for each; choose them before looking at results."""
+    samples: int
+    """How many test images, the first ones; choose it before looking at results."""
+    alpha: float = 0.01
+    """Probability that any number of the certificate is wrong."""
+    error: Literal["relative", "total_variation", "kl"] = "relative"
+    """relative: ||F(gx) - F(x)|| / ||F(x)||; total_variation of the softmax; kl in nats."""
+    group: str = "C4"
+    """C<n>, D<n>, SO2, O2, Flip, FlipUD, T2."""
+    weights: Path | None = None
+    """A .safetensors file with the model's tensors, e.g. the model.safetensors of a run."""
+    radius: float | None = None
+    """Largest group element (radians or pixels); default: all, 30 degrees for SO2."""
+    batch_size: int = 128
+    """Images per step."""
+    image_size: int | None = None
+    """Resize images to this many pixels a side."""
+    mean: tuple[float, ...] = (0.5,)
+    """Subtracted from images in [0, 1], one number or one per channel."""
+    std: tuple[float, ...] = (0.5,)
+    """Divisor after that."""
+    seed: int = 0
+    """Of the random elements, one per image."""
+    output: Path | None = None
+    """Write the certificate as JSON to this file."""
 
 
 def demo(command: Demo) -> None:
@@ -143,6 +180,29 @@ def certify(command: Certify) -> None:
         certificate.save(command.output)
 
 
+def certify_sampled(command: CertifySampled) -> None:
+    """Print the statistical certificate of a network."""
+    check_statistics(command.tau, command.alpha, command.samples)
+    images = load_images(command.data, size=command.image_size, mean=command.mean, std=command.std)
+    model = load_model(command.model, command.weights)
+    check_fits(model, images)
+    with _bar(loader(images.test, command.batch_size), unit="batch") as bar:
+        certificate = ed.certify_statistically(
+            model,
+            bar,
+            command.group,
+            tau=command.tau,
+            alpha=command.alpha,
+            n=command.samples,
+            radius=command.radius,
+            error=command.error,
+            seed=command.seed,
+        )
+    print(certificate)
+    if command.output is not None:
+        certificate.save(command.output)
+
+
 def _verify(command: Certify, folder: Path) -> None:
     files = [folder / name for name in ("certificate.json", "model.safetensors")]
     missing = [file.name for file in files if not file.is_file()]
@@ -177,6 +237,7 @@ COMMANDS: tuple[tuple[str, type, Callable[[Any], None], str], ...] = (
     ("adapt", Adapt, adapt, "Adapt a pretrained image classifier at several dial positions."),
     ("measure", Measure, measure, "Accuracy and invariance error of a classifier under a group."),
     ("certify", Certify, certify, "Bounds of every symmetric tensor of a plain or folded model."),
+    ("certify-sampled", CertifySampled, certify_sampled, "Bounds of a network's error, with a confidence, from data."),
 )
 
 

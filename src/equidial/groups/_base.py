@@ -224,6 +224,33 @@ class Group(ABC):
     def sample(self, n: int, generator: torch.Generator | None = None) -> list[GroupElement]:
         """``n`` elements from the Haar measure, or uniform on the set that the group's docstring declares."""
 
+    def sample_within(self, n: int, radius: float, generator: torch.Generator | None = None) -> list[GroupElement]:
+        """``n`` independent elements at distance at most ``radius``, for a group with a Lie algebra.
+
+        ``exp(t) s``: ``t`` uniform in the ball ``||t|| <= radius``, ``s`` the identity or a letter of at most that
+        length, each as likely; a draw beyond ``radius`` is thrown away and repeated. SO(2): angles uniform in
+        ``[-radius, radius]``. Raises ``ArgumentError`` unless ``n >= 0`` and ``radius`` is positive and finite, and
+        ``GroupActionError`` for a discrete group.
+        """
+        check_count(n)
+        if not 0 < radius < math.inf:
+            raise ArgumentError(explain("a finite radius > 0", repr(radius), "e.g. radius=0.5"))
+        if self.lie_dim == 0:
+            raise GroupActionError(
+                explain("a group with a Lie algebra", f"{self.name}, which is discrete", "draw from elements() instead")
+            )
+        letters = [s.element for s in self.discrete_generators() if s.length <= radius]
+        out: list[GroupElement] = []
+        while len(out) < n:
+            (t,) = uniform_in_ball(1, self.lie_dim, radius, generator)
+            g = self.exp(t)
+            letter = int(torch.randint(len(letters) + 1, (), generator=generator)) if letters else 0
+            if letter:
+                g = g @ letters[letter - 1]
+            if letter == 0 or g.distance() <= radius * (1 + 1e-12):
+                out.append(g)
+        return out
+
     @abstractmethod
     def discrete_generators(self) -> tuple[DiscreteGenerator, ...]:
         """Discrete generators with lengths: a set closed under conjugation, up to inverses."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch.nn import functional
 
@@ -12,6 +14,7 @@ DEFAULT_RADIUS = 3.141592653589793 / 6
 """Radius of rotations measured when none is given: 30 degrees, the protocol of paper A."""
 
 _ANGLES = 12
+_LISTED = 4096  # a finite group with more elements is drawn by its own sample(), the identity included
 
 
 def transform_images(images: torch.Tensor, g: GroupElement) -> torch.Tensor:
@@ -83,3 +86,50 @@ def measured_elements(group: Group, radius: float | None = None) -> list[GroupEl
             )
         )
     return elements
+
+
+class RandomElements(NamedTuple):
+    """Elements drawn at random, the distribution in words, and the largest distance that it allows."""
+
+    elements: list[GroupElement]
+    distribution: str
+    radius: float
+
+
+def random_elements(
+    group: Group, n: int, radius: float | None = None, generator: torch.Generator | None = None
+) -> RandomElements:
+    """``n`` independent elements from a distribution that is named.
+
+    Finite groups: uniform over :func:`measured_elements`, all but the identity within ``radius`` (above 4096 elements
+    and without ``radius``: uniform over the group). Shifts: uniform over those of at most ``radius`` steps, one by
+    default. Others: :meth:`Group.sample_within`, or :meth:`Group.sample` without ``radius``.
+
+    Raises ``ArgumentError`` for ``n < 0``, where no element but the identity lies within ``radius``, and for a
+    ``radius`` of a large finite group.
+    """
+    if n < 0:
+        raise ArgumentError(explain("a number of elements n >= 0", repr(n), "pass a non-negative integer"))
+    listed = group.order is not None and group.order <= _LISTED
+    if listed or isinstance(group, Shift):
+        choice = measured_elements(group, radius)
+        picks = torch.randint(len(choice), (n,), generator=generator).tolist()
+        reach = max(g.distance() for g in choice)
+        whole = listed and len(choice) == (group.order or 0) - 1
+        among = f"uniform over the {len(choice)} elements of {group.name} other than the identity"
+        words = among + ("" if whole else f" within distance {reach:.6g}")
+        words = words if len(choice) > 1 else f"always {choice[0]!r}"
+        return RandomElements([choice[i] for i in picks], words, reach)
+    if radius is None:
+        words = f"{group.name}.sample(): the Haar measure or the set declared there, within {group.sample_radius:.6g}"
+        return RandomElements(group.sample(n, generator), words, group.sample_radius)
+    if group.is_finite:
+        got = f"{group.name}, of order {group.order}"
+        raise ArgumentError(
+            explain(f"a finite group of at most {_LISTED} elements for a radius", got, "leave out the radius")
+        )
+    reach = min(radius, group.radius)
+    words = f"{group.name}: exp(t), t uniform in ||t|| <= {reach:.6g}"
+    if any(s.length <= reach for s in group.discrete_generators()):
+        words += ", times the identity or a letter, each as likely, kept within that distance"
+    return RandomElements(group.sample_within(n, reach, generator), words, reach)

@@ -5,6 +5,9 @@ aAcc  top-1 accuracy on transformed images, the mean over elements
 cAcc  sqrt(Acc aAcc), the geometric mean
 iErr  KL( softmax f(x) || softmax f(g x) ) in nats, the mean over images and elements
 epsilon  ||f(g x) - f(x)|| / (||J_f(x)||_F ||x||), paper A's Definition of soft invariance
+
+total variation  1/2 sum |softmax f(x) - softmax f(g x)|, in [0, 1]
+relative error   ||f(g x) - f(x)|| / ||f(x)||
 """
 
 from __future__ import annotations
@@ -30,6 +33,22 @@ def invariance_kl(logits: torch.Tensor, transformed: torch.Tensor) -> torch.Tens
     log_p = functional.log_softmax(logits.double(), -1)
     log_q = functional.log_softmax(transformed.double(), -1)
     return (log_p.exp() * (log_p - log_q)).sum(-1).clamp_min(0.0)
+
+
+def total_variation(logits: torch.Tensor, transformed: torch.Tensor) -> torch.Tensor:
+    """``1/2 sum |softmax(logits) - softmax(transformed)|`` in [0, 1], one number per row of ``[.., classes]``.
+
+    The largest difference of the probabilities that the two predictions give to any set of classes.
+    """
+    p, q = (torch.softmax(z.double(), -1) for z in (logits, transformed))
+    return ((p - q).abs().sum(-1) / 2).clamp_max(1.0)
+
+
+def relative_error(reference: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """``||other - reference|| / ||reference||`` per sample of ``[n, ..]``; 0 where they are equal, infinite at 0."""
+    reference, other = reference.double().flatten(1), other.double().flatten(1)
+    moved = (other - reference).norm(dim=1)
+    return torch.where(moved == 0, torch.zeros_like(moved), moved / reference.norm(dim=1))
 
 
 def jacobian_norm(
