@@ -11,7 +11,16 @@ import re
 
 from equidial.errors import ArgumentError, explain, nearest_names
 from equidial.groups._affine import SE2, Scale, Translation
-from equidial.groups._base import DiscreteGenerator, Exp, Group, GroupElement, IsotypicComponent, Power, Word
+from equidial.groups._base import (
+    DiscreteGenerator,
+    Exp,
+    Group,
+    GroupElement,
+    IsotypicComponent,
+    Power,
+    Word,
+    uniform_in_ball,
+)
 from equidial.groups._matrix import GeneratedGroup, MatrixGroup
 from equidial.groups._orthogonal import Lorentz, Orthogonal, SpecialOrthogonal
 from equidial.groups._permutation import Permutation
@@ -49,6 +58,7 @@ __all__ = [
     "Word",
     "as_group",
     "by_name",
+    "uniform_in_ball",
 ]
 
 _FIXED = {
