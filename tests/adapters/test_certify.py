@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from equidial.representations import Pixels, Vector
 from tests.adapters.models import vit
 
 
-def convolution(padding_mode: str = "zeros", stride: int = 1, padding: int = 1) -> nn.Sequential:
+def convolution(padding_mode: Any = "zeros", stride: int = 1, padding: int = 1) -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(2, 3, 3, stride=stride, padding=padding, padding_mode=padding_mode, bias=False))
 

@@ -194,7 +194,7 @@ def _climb(
     if point.t is None:
         return point, best
     for _ in range(steps):
-        direction = torch.randn(len(point.t), generator=generator, dtype=torch.float64)
+        direction = torch.randn(point.group.lie_dim, generator=generator, dtype=torch.float64)
         moved = point.moved(step * direction / direction.norm())
         tried = value(moved)
         if tried > best:
@@ -238,7 +238,7 @@ def report(draws: list[Draw]) -> str:
 
 def main() -> int:
     """Hunt, print the report; the exit code is 1 where a certificate was broken."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--draws", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)

@@ -21,8 +21,10 @@ from equidial.groups import SO, SO2, D, GeneratedGroup
 from equidial.representations import LinearMap, Pixels, Vector
 from tests.adapters.models import cnn
 
+VectorOfRotations: type = type(Vector(SO(3)))
 
-class WrongSign(type(Vector(SO(3)))):  # type: ignore[misc]
+
+class WrongSign(VectorOfRotations):
     """Vectors of SO(3) one of whose generators has the other sign."""
 
     def generators(self) -> tuple[LinearMap, ...]:
@@ -30,7 +32,7 @@ class WrongSign(type(Vector(SO(3)))):  # type: ignore[misc]
         return first.T, *others
 
 
-class WrongScale(type(Vector(SO(3)))):  # type: ignore[misc]
+class WrongScale(VectorOfRotations):
     """Vectors of SO(3) whose generators are half of what they should be: every bound would be half."""
 
     def generators(self) -> tuple[LinearMap, ...]:
@@ -39,7 +41,7 @@ class WrongScale(type(Vector(SO(3)))):  # type: ignore[misc]
         return tuple(ScaledMap(a, 0.5) for a in super().generators())
 
 
-class WrongElements(type(Vector(SO(3)))):  # type: ignore[misc]
+class WrongElements(VectorOfRotations):
     """Vectors of SO(3) whose elements act by their inverses: no homomorphism."""
 
     def map_of(self, g):
