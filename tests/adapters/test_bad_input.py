@@ -293,7 +293,7 @@ def test_folding_refuses_weights_that_are_not_finite() -> None:
 @pytest.mark.parametrize(
     "call",
     [
-        lambda m: ed.certify(m, norm="l1"),
+        lambda m: ed.certify(m, norm="l1"),  # pyright: ignore[reportArgumentType]
         lambda m: ed.certify(m, dtype=torch.int8),
         lambda m: ed.certify(m, radius=-0.5),
         lambda m: ed.measure(m, [torch.zeros(1, 3, 9, 9)], "C5x"),
