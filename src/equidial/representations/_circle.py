@@ -23,7 +23,7 @@ import numpy as np
 import scipy.special
 import torch
 
-from equidial.representations._bessel import BesselTable, neumann_zeros
+from equidial.representations._bessel import BesselTable, NeumannZeros
 from equidial.representations._blocks import BlockBasis
 
 CONSTRUCTION = "disc-harmonics-1"
@@ -81,9 +81,9 @@ def circle_basis(h: int, w: int) -> CircleBasis:
     radius, angle = np.hypot(x[first], y[first]), np.arctan2(y[first], x[first])
     parts: list[np.ndarray] = []
     frequency: list[int] = []
-    unpaired, free_singles = [], 0
+    unpaired, free_singles, zeros = [], 0, NeumannZeros()
     for residue in (0, 1, 2) if order == 4 else (0, 1):
-        sector = Sector(residue, order, orbits, centre, radius, angle, math.sqrt(h * w) / 2)
+        sector = Sector(residue, order, orbits, centre, radius, angle, math.sqrt(h * w) / 2, zeros)
         sector.fill()
         columns, found = sector.real_columns()
         parts.append(columns)
@@ -139,6 +139,7 @@ class Sector:
         radius: np.ndarray,
         angle: np.ndarray,
         disc_radius: float,
+        zeros: NeumannZeros | None = None,
     ):
         self.residue, self.order, self.disc_radius = residue, order, disc_radius
         self.orbits, self.centre = orbits, centre
@@ -153,6 +154,7 @@ class Sector:
         self._large = orbits.size > _ONE_BY_ONE
         self._least = _ACCEPT
         self._limit = 3.0 * math.sqrt(self.dim * order) + 12.0  # six radians a pixel: beyond even the corners alias
+        self._zeros = zeros or NeumannZeros()
         self._tables: dict[int, BesselTable] = {}
         self.basis = np.zeros((self.dim, self.dim), dtype=complex if self.complex else float)
         self.filled = 0
@@ -165,10 +167,7 @@ class Sector:
         """Take candidates in the order of their band limit until the sector is full."""
         candidates, size = self._candidates(), _BATCH if self._large else 1
         while self.filled < self.dim and (batch := list(itertools.islice(candidates, size))):
-            waves = [(m, wave) for m, radial in batch if (wave := self._wave(m, radial)) is not None]
-            if not waves:
-                continue
-            self._take([m for m, _ in waves], [wave for _, wave in waves])
+            self._take([m for m, _ in batch], [wave for _, wave in batch])
         self._complete()
         # one Newton step towards the nearest orthonormal basis: Gram-Schmidt drifts by 1e-12, this leaves 1e-15
         gram = self.basis.conj().T @ self.basis
@@ -196,20 +195,26 @@ class Sector:
         self.basis[:, self.filled : self.filled + found.shape[1]] = found if frame is None else frame @ found
         self.filled += found.shape[1]
 
-    def _wave(self, m: int, radial: np.ndarray) -> np.ndarray | None:
-        """The candidate of frequency ``|m|`` with this radial part, one or two columns of mean norm 1."""
-        radial = radial[self.radius_index] * self.weight
+    def _waves(self, orders: np.ndarray, radials: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Candidates ``R(r) e^(i m phi)`` for ``|m|`` in ``orders``, with their signed ``m``; ``R``: ``[count, radii]``.
+
+        One or two columns of mean norm 1 each; what is next to nothing on the pixels is left out.
+        """
         if self.complex:
-            wave = (radial * np.exp(1j * m * self.angle))[:, None]
-        elif m == 0:
-            wave = radial[:, None]
+            orders = np.where(orders % self.order == self.residue, orders, -orders)
+        radial = radials[:, self.radius_index] * self.weight
+        turned = np.exp(1j * orders[:, None] * self.angle)
+        if self.complex:
+            waves = (radial * turned)[:, :, None]
         else:
-            wave = radial[:, None] * np.stack([np.cos(m * self.angle), np.sin(m * self.angle)], axis=1)
-        scale = np.linalg.norm(wave) / math.sqrt(wave.shape[1])
-        return wave / scale if scale >= 1e-9 else None
+            waves = radial[:, :, None] * np.stack([turned.real, turned.imag], axis=2)
+        scales = np.sqrt((np.abs(waves) ** 2).sum((1, 2)) / np.where(orders == 0, 1, waves.shape[2]))
+        for m, wave, scale in zip(orders.tolist(), waves, scales.tolist(), strict=True):
+            if scale >= 1e-9:
+                yield m, (wave[:, :1] if m == 0 else wave) / scale
 
     def _candidates(self) -> Iterator[tuple[int, np.ndarray]]:
-        """``m`` and ``J_m(k r)`` at the distinct radii, in the order of ``k``.
+        """``m`` and ``J_m(k r) e^(i m phi)``, in the order of ``k``.
 
         They outnumber the pixels, so that few sizes need :meth:`_complete`. A complex sector holds ``e^(i m phi)`` for
         ``m = residue`` mod ``order`` and ``e^(-i m phi)`` for the others.
@@ -218,11 +223,10 @@ class Sector:
         below = -1.0
         # most sectors are full long before the limit: zeros beyond seven tenths of it are found only if need be
         for limit in (0.7 * self._limit, self._limit):
-            zeros = neumann_zeros(range(self.residue, int(limit) + 1, step), limit)
-            ordered = iter(sorted((z, m) for z, m in zeros if z > below))
+            zeros = self._zeros.up_to(limit)
+            ordered = iter(sorted((z, m) for z, m in zeros if z > below and m % step == self.residue % step))
             while chunk := list(itertools.islice(ordered, _CHUNK)):
-                for m, radial in zip((m for _, m in chunk), self._radials(chunk), strict=True):
-                    yield (-m if self.complex and m % self.order != self.residue else m), radial
+                yield from self._waves(np.array([m for _, m in chunk]), np.stack(list(self._radials(chunk))))
             below = limit
 
     def _radials(self, chunk: list[tuple[float, int]]) -> Iterable[np.ndarray]:
@@ -249,18 +253,27 @@ class Sector:
 
     def _accept_real(self, rest: np.ndarray, m: int, column: int, frame: np.ndarray | None) -> np.ndarray:
         """The new columns ``[size, 0 to 2]``, the first of which gets the number ``column``."""
-        u, s, vh = np.linalg.svd(rest, full_matrices=False)
-        rank = int((s > self._least).sum())
-        if rank == 0:
+        least = self._least**2
+        gram = rest.T @ rest
+        if m > 0 and self.dim - column >= 2:
+            (a, c), (_, b) = gram.tolist()
+            determinant = a * b - c * c
+            if determinant > 0 and (a + b) / 2 - math.hypot((a - b) / 2, c) > least:
+                self.frequency_of.append((m, column))
+                # the orthonormal pair nearest to (R cos, R sin) keeps their phase relation: rest (rest^T rest)^(-1/2)
+                root = math.sqrt(determinant)
+                scale = root * math.sqrt(a + b + 2 * root)
+                return rest @ (np.array([[b + root, -c], [-c, a + root]]) / scale)
+        values, vectors = np.linalg.eigh(gram)
+        if values[-1] <= least:
             return rest[:, :0]
-        if m > 0 and rank == 2 and self.dim - column >= 2:
-            self.frequency_of.append((m, column))
-            return u @ vh  # the orthonormal pair nearest to (R cos, R sin): keeps their phase relation
         if m == 0:
             self.still.append(column)
         else:
             self.singles.append((m, column))
-        return u[:, :1] * self._sign(u[:, 0] if frame is None else frame @ u[:, 0])
+        single = rest @ vectors[:, -1:]
+        single = single / np.linalg.norm(single)
+        return single * self._sign(single[:, 0] if frame is None else frame @ single[:, 0])
 
     def _sign(self, v: np.ndarray) -> float:
         """1 or -1, to be multiplied with a singular vector, which has no sign of its own."""
@@ -337,6 +350,8 @@ class Sector:
 
 def _project_off(v: np.ndarray, basis: np.ndarray) -> np.ndarray:
     """``v`` ``[dim, count]`` without its components along orthonormal columns."""
+    if basis.shape[1] == 0:
+        return v
     for _ in range(2):  # twice is enough (Kahan): the second pass removes the rounding of the first
         v = v - basis @ (v.conj().T @ basis).conj().T
     return v

@@ -103,10 +103,9 @@ class RingSector(Sector):
 
     def _candidates(self) -> Iterator[tuple[int, np.ndarray]]:
         """``|m|`` ascending up to six radians a pixel, signed in complex sectors, with a flat radial part."""
-        flat = np.ones(len(self.unique_radius))
         limit = int(6 * self.radius.max(initial=0.0)) + 12
-        for m in range(self.residue, limit + 1, 2 if self.complex else self.order):
-            yield (-m if self.complex and m % self.order != self.residue else m), flat
+        orders = np.arange(self.residue, limit + 1, 2 if self.complex else self.order)
+        yield from self._waves(orders, np.ones((len(orders), len(self.unique_radius))))
 
     def _complete(self) -> None:
         """Fill what the waves left with single pixels, each time the one that lies outside the basis the most."""
