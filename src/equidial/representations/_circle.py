@@ -196,7 +196,7 @@ class Sector:
         self.filled += found.shape[1]
 
     def _waves(self, orders: np.ndarray, radials: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-        """Candidates ``R(r) e^(i m phi)`` for ``|m|`` in ``orders``, with their signed ``m``; ``R``: ``[count, radii]``.
+        """Candidates ``R(r) e^(i m phi)`` for ``|m|`` in ``orders``, with signed ``m``; ``R``: ``[count, radii]``.
 
         One or two columns of mean norm 1 each; what is next to nothing on the pixels is left out.
         """
