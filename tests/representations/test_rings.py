@@ -15,6 +15,7 @@ from equidial.errors import EquidialError
 from equidial.filters import Constraint
 from equidial.groups import SO2, C, D, Flip, Group, Shift
 from equidial.representations import Pixels, Trivial, Vector, _circle, _pixels, pixel_coordinates
+from equidial.representations._bessel import BesselTables, neumann_zeros
 from equidial.representations._circle import circle_basis
 from equidial.representations._rings import ring_numbers, rings_basis
 from tests.oracle import factors, oracle
@@ -209,8 +210,21 @@ def test_rounding_decides_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_bessel_tables() -> None:
     x = np.linspace(0, 150, 3001)
-    for m in (0, 1, 6, 41, 120):
-        assert np.abs(_circle.BesselTable(m, 150.0)(x) - scipy.special.jv(m, x)).max() < 1e-14
+    m = np.array([0, 1, 6, 41, 120, 400])
+    found = BesselTables(150.0)(m, np.broadcast_to(x, (len(m), len(x))))
+    assert np.abs(found - scipy.special.jv(m[:, None], x)).max() < 1e-14
+
+
+@pytest.mark.parametrize("limit", [3.0, 20.0, 54.0, 130.0])
+def test_zeros_are_those_of_the_library(limit: float) -> None:
+    """All of them, in any order, against one order at a time."""
+    wanted = [(0.0, 0)]
+    for m in range(int(limit) + 1):
+        wanted += [(float(z), m) for z in scipy.special.jnp_zeros(m, int(limit / 3) + 3) if z <= limit]
+    found = sorted(neumann_zeros(range(int(limit) + 1), limit), key=lambda pair: (pair[1], pair[0]))
+    wanted.sort(key=lambda pair: (pair[1], pair[0]))
+    assert [m for _, m in found] == [m for _, m in wanted]
+    assert np.allclose([z for z, _ in found], [z for z, _ in wanted], rtol=1e-14, atol=0)
 
 
 def test_large_grids_take_the_rings_by_name_and_small_ones_the_harmonics() -> None:

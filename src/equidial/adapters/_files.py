@@ -46,6 +46,8 @@ _SEMANTIC_KEYS = {"format_version", "config", "tensors", "base"}
 _COSMETIC_KEYS = {"library_version"}
 _PROBE_ENTRIES = 256
 _PROBE_TOLERANCE = 1e-9
+# another order of summation moves the basis of 37x37 pixels by 1e-11, of 53x53 by 1e-8, of 73x73 by 1e-7
+_LARGE_SPACE, _LARGE_TOLERANCE = 2048, 1e-6
 
 
 def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
@@ -243,9 +245,9 @@ def _check_tensors(
         for buffer in DIAL_BUFFERS:
             getattr(link, buffer).fill_(float(tensors[f"dial/{link.name}/{buffer}"]))
         stored, rebuilt = tensors[f"probe/{link.name}"], probe_image(link)
-        if stored.shape != rebuilt.shape or not torch.allclose(
-            stored, rebuilt, rtol=_PROBE_TOLERANCE, atol=_PROBE_TOLERANCE
-        ):
+        large = max(link.constraint.rep_in.dim, link.constraint.rep_out.dim) > _LARGE_SPACE
+        tolerance = _LARGE_TOLERANCE if large else _PROBE_TOLERANCE
+        if stored.shape != rebuilt.shape or not torch.allclose(stored, rebuilt, rtol=tolerance, atol=tolerance):
             raise FileFormatError(
                 explain(
                     f"the filter of {link.name} as it was constructed when saved",

@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.special
 import torch
 
-from equidial.representations._bessel import BesselTable, NeumannZeros
+from equidial.representations._bessel import BesselCache
 from equidial.representations._blocks import BlockBasis
 
 CONSTRUCTION = "disc-harmonics-1"
@@ -81,9 +80,9 @@ def circle_basis(h: int, w: int) -> CircleBasis:
     radius, angle = np.hypot(x[first], y[first]), np.arctan2(y[first], x[first])
     parts: list[np.ndarray] = []
     frequency: list[int] = []
-    unpaired, free_singles, zeros = [], 0, NeumannZeros()
+    unpaired, free_singles, shared = [], 0, BesselCache()
     for residue in (0, 1, 2) if order == 4 else (0, 1):
-        sector = Sector(residue, order, orbits, centre, radius, angle, math.sqrt(h * w) / 2, zeros)
+        sector = Sector(residue, order, orbits, centre, radius, angle, math.sqrt(h * w) / 2, shared)
         sector.fill()
         columns, found = sector.real_columns()
         parts.append(columns)
@@ -139,7 +138,7 @@ class Sector:
         radius: np.ndarray,
         angle: np.ndarray,
         disc_radius: float,
-        zeros: NeumannZeros | None = None,
+        shared: BesselCache | None = None,
     ):
         self.residue, self.order, self.disc_radius = residue, order, disc_radius
         self.orbits, self.centre = orbits, centre
@@ -154,8 +153,7 @@ class Sector:
         self._large = orbits.size > _ONE_BY_ONE
         self._least = _ACCEPT
         self._limit = 3.0 * math.sqrt(self.dim * order) + 12.0  # six radians a pixel: beyond even the corners alias
-        self._zeros = zeros or NeumannZeros()
-        self._tables: dict[int, BesselTable] = {}
+        self._shared = shared or BesselCache()
         self.basis = np.zeros((self.dim, self.dim), dtype=complex if self.complex else float)
         self.filled = 0
         self.frequency_of: list[tuple[int, int]] = []  # (m, first column), pairs of real sectors
@@ -223,22 +221,17 @@ class Sector:
         below = -1.0
         # most sectors are full long before the limit: zeros beyond seven tenths of it are found only if need be
         for limit in (0.7 * self._limit, self._limit):
-            zeros = self._zeros.up_to(limit)
+            zeros = self._shared.zeros(limit)
             ordered = iter(sorted((z, m) for z, m in zeros if z > below and m % step == self.residue % step))
             while chunk := list(itertools.islice(ordered, _CHUNK)):
-                yield from self._waves(np.array([m for _, m in chunk]), np.stack(list(self._radials(chunk))))
+                yield from self._waves(np.array([m for _, m in chunk]), self._radials(chunk, limit))
             below = limit
 
-    def _radials(self, chunk: list[tuple[float, int]]) -> Iterable[np.ndarray]:
-        """``J_m(z r / R)`` at the distinct radii for each ``(z, m)``."""
-        scaled = self.unique_radius / self.disc_radius
-        if not self._large:
-            z, m = np.array(chunk).T
-            return scipy.special.jv(m[:, None], z[:, None] / self.disc_radius * self.unique_radius)
-        for _, m in chunk:
-            if m not in self._tables:
-                self._tables[m] = BesselTable(m, self._limit * float(scaled[-1]))
-        return (self._tables[m](z / self.disc_radius * self.unique_radius) for z, m in chunk)
+    def _radials(self, chunk: list[tuple[float, int]], limit: float) -> np.ndarray:
+        """``J_m(z r / R)`` at the distinct radii for each ``(z, m)``, ``z <= limit``, ``[count, radii]``."""
+        z, m = (np.array(values) for values in zip(*chunk, strict=True))
+        x = z[:, None] / self.disc_radius * self.unique_radius
+        return self._shared.tables(limit * float(self.unique_radius[-1]) / self.disc_radius)(m, x)
 
     def _project_off(self, v: np.ndarray) -> np.ndarray:
         return _project_off(v, self.basis[:, : self.filled])
