@@ -5,6 +5,7 @@ from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._files import load, save
 from equidial.adapters._fold import fold, unload
 from equidial.adapters._measure import Scores, measure
+from equidial.adapters._network import certify_network
 from equidial.adapters._parametrization import SoftParametrization
 from equidial.adapters._recalibrate import recalibrate
 from equidial.adapters._soften import build_parametrizations, disabled, set_dial, set_softness, soften
@@ -20,6 +21,7 @@ __all__ = [
     "TensorStatus",
     "build_parametrizations",
     "certify",
+    "certify_network",
     "disabled",
     "fold",
     "load",

@@ -29,6 +29,11 @@ class Action(ABC):
         """Whether every element permutes entries: then maps that act entry by entry commute."""
         return True
 
+    @property
+    def keeps_norms(self) -> bool:
+        """Whether every element is orthogonal."""
+        return self.permutes
+
 
 @dataclass(frozen=True)
 class TrivialAction(Action):
@@ -63,6 +68,11 @@ class VectorAction(Action):
     def permutes(self) -> bool:
         """As the representation says."""
         return self.rep.is_permutation
+
+    @property
+    def keeps_norms(self) -> bool:
+        """As the representation says."""
+        return self.rep.is_orthogonal
 
 
 @dataclass(frozen=True)

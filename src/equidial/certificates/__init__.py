@@ -1,4 +1,4 @@
-"""Certificates: bounds of stored weights and of compositions, with rounding; result objects. Knows nothing of models."""
+"""Certificates: bounds of weights and of compositions, with rounding; result objects. Knows nothing of models."""
 
 from equidial.certificates._composition import (
     LIPSCHITZ,
@@ -10,6 +10,7 @@ from equidial.certificates._composition import (
 )
 from equidial.certificates._network import NetworkCertificate, NetworkStep
 from equidial.certificates._operator import (
+    action_error,
     certified_elements,
     convolution_norm,
     convolution_norms,
@@ -30,6 +31,7 @@ __all__ = [
     "NetworkCertificate",
     "NetworkStep",
     "Supremum",
+    "action_error",
     "certified_elements",
     "certify_weight",
     "concatenated",

@@ -1,15 +1,17 @@
 """How the error of a network grows from module to module: pure propagation, no models.
 
-With ``h_l`` the values at ``x``, ``h'_l`` those at ``rho(g) x`` and ``D_l = ||h'_l - rho_l(g) h_l||`` (theory 4, Networks)
+With ``h_l`` the values at ``x``, ``h'_l`` those at ``rho(g) x``, ``D_l = ||h'_l - rho_l(g) h_l||`` (theory 4)
 
     linear layer W h + c:      D_l <= K_l D_{l-1} + e_l ||h_{l-1}|| + ||c - rho_l(g) c||,   e_l = ||W rho - rho W||_2
     equivariant, K-Lipschitz:  D_l <= K_l D_{l-1}
     sum of branches:           D <= D_a + D_b,     concatenation:  D^2 = D_a^2 + D_b^2
 
-for any choice of the intermediate actions. The size ``||h_l||`` comes from one forward pass at a centre (the input itself,
-or 0 for a ball) and from how far the value can lie from there, ``reach_l <= K_l reach_{l-1}``. What the float64 forward
-pass may have lost is carried along, ``rounding_l <= K_l rounding_{l-1} + own``, and added to the size. All results are
-rounded up.
+for any choice of the intermediate actions. Where the value at a centre is at hand, ``e_l ||h||`` is replaced by
+``||(W rho - rho W) h_centre|| + e_l ||h - h_centre||`` if that is less. The size ``||h_l||`` comes from one forward
+pass at a centre (the input itself, or 0 for a ball) and from how far the value can lie from there,
+``reach_l <= K_l reach_{l-1}``: no larger than through ``||h_l|| <= K_l ||h_{l-1}|| + ||f_l(0)||``. What the float64
+forward pass may have lost is carried along, ``rounding_l <= K_l rounding_{l-1} + own``, and added to the size. All
+results are rounded up.
 """
 
 from __future__ import annotations
@@ -77,10 +79,9 @@ class Bounds:
     parts: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def source(cls, center: torch.Tensor, reach: float, elements: int) -> Bounds:
-        """An input: exact, and moved as it should be."""
-        zero = torch.zeros_like(center)
-        return cls(center, zero + reach, zero, center.new_zeros(len(center), elements))
+    def source(cls, center: torch.Tensor, reach: float, elements: int, rounding: float = 0.0) -> Bounds:
+        """An input, moved as it should be; ``rounding`` is relative to its norm."""
+        return cls(center, torch.full_like(center, reach), rounding * center, center.new_zeros(len(center), elements))
 
     @classmethod
     def constant(cls, center: torch.Tensor, defect: torch.Tensor, step: int) -> Bounds:
@@ -102,13 +103,17 @@ class Bounds:
         step: int,
         defect: torch.Tensor,
         offset: torch.Tensor | None = None,
+        direct: torch.Tensor | None = None,
     ) -> Bounds:
-        """After ``W h + c``: ``gain >= ||W||``, ``defect >= ||W rho - rho W||`` and ``offset >= ||c - rho c||``, ``[E]``.
+        """After ``W h + c``: ``gain >= ||W||``, ``defect >= ||W rho - rho W||``, ``offset >= ||c - rho c||`` (``[E]``).
 
-        ``center``: norm of the result at the centre; ``rounding``: what computing it lost, ``[B]``.
+        ``center``: norm of the result at the centre; ``rounding``: what computing it lost, ``[B]``; ``direct``: where
+        known, ``||(W rho - rho W) h||`` at the computed centre, ``[B, E]``, which may be far below ``defect * size``.
         """
         through = self.lipschitz(center, gain, rounding)
         own = up_tensor(self.size[:, None] * defect)
+        if direct is not None:
+            own = torch.minimum(own, up_tensor(direct + (self.rounding + self.reach)[:, None] * defect))
         if offset is not None:
             own = up_tensor(own + offset)
         return Bounds(

@@ -1,4 +1,4 @@
-"""The certificate of a whole network: one bound of its equivariance error, where it comes from, or why there is none."""
+"""The certificate of a whole network: a bound of its equivariance error, where it comes from, or why not."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class NetworkCertificate(Document):
 
     @classmethod
     def _from_fields(cls, data: dict[str, Any]) -> NetworkCertificate:
-        fields = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
         fields = {k: v for k, v in fields.items() if k not in ("document", "format_version")}
         fields["relatives"] = tuple(math.inf if r is None else r for r in data["relatives"])
         fields["steps"] = tuple(NetworkStep(**step) for step in data["steps"])
@@ -137,7 +137,9 @@ class NetworkCertificate(Document):
         if self.kind == "abstained":
             return "\n".join([*lines, f"abstained at {self.abstained_at}: {self.reason}"])
         relative = "" if math.isnan(self.relative) else f", relative to ||F(x)|| {self.relative:.4g}"
-        lines.append(f"bound {self.bound:.4g}{relative}; largest error found {self.measured:.4g}, slack {self.slack:.3g}")
+        lines.append(
+            f"bound {self.bound:.4g}{relative}; largest error found {self.measured:.4g}, slack {self.slack:.3g}"
+        )
         width = max([len(step.module) for step in self.steps] + [6])
         lines.append(f"{'module':<{width}}  {'rule':<16} {'gain':>9} {'defect':>9} {'contribution':>12}")
         lines += [

@@ -140,9 +140,7 @@ def _per_axis(value: int | Sequence[int], axes: int) -> tuple[int, ...]:
     return (value,) * axes if isinstance(value, int) else tuple(value)
 
 
-def _phases(
-    kernels: torch.Tensor, strides: Sequence[int], dilations: Sequence[int], groups: int
-) -> torch.Tensor:
+def _phases(kernels: torch.Tensor, strides: Sequence[int], dilations: Sequence[int], groups: int) -> torch.Tensor:
     """The same convolution with stride 1 on the ``prod(strides)`` phases of its input, taps before matrix axes."""
     n, out, into = kernels.shape[:3]
     shape, inside = [], []
@@ -182,7 +180,7 @@ def _by_frequency(taps: torch.Tensor, extents: Sequence[int], tori: Sequence[int
         frequencies = count // 2 + 1 if axis == len(extents) - 1 else count  # real kernels: the rest is conjugate
         phase = torch.outer(torch.arange(frequencies), torch.arange(t)).to(torch.float64) * (-2 * math.pi / count)
         wave = torch.polar(torch.ones_like(phase), phase)
-        transfer = torch.tensordot(wave, transfer, dims=([1], [2 + axis])).movedim(0, 2 + axis)
+        transfer = (transfer.movedim(2 + axis, -1) @ wave.mT).movedim(-1, 2 + axis)
     flat = transfer.flatten(2, -3)
     lost = gamma(4 * math.prod(extents) + 64) * taps.flatten(2, -3).norm(dim=(-2, -1)).sum(-1)
     return up_tensor((spectral_norms(flat).amax(-1) + lost) * widening, 16 * UNIT_ROUNDOFF)
@@ -223,16 +221,18 @@ def operator_defect(constraint: Constraint, weight: torch.Tensor, radius: float 
     elements = certified_elements(constraint.rep_in.group, radius)
     residual = constraint.rep_in.residual_generators() or constraint.rep_out.residual_generators()
     if elements is None or residual:
-        return torch.tensor([_of_all(constraint, stored, matrix, radius, bool(residual))]).expand(
-            1 if elements is None else len(elements)
-        ).to(torch.float64)
+        return (
+            torch.tensor([_of_all(constraint, stored, matrix, radius, bool(residual))])
+            .expand(1 if elements is None else len(elements))
+            .to(torch.float64)
+        )
     if not elements:
         return torch.zeros(0, dtype=torch.float64)
     moved = torch.stack([constraint.difference(g, matrix) for g in elements])
-    return spectral_norms(moved) * (1 + gamma(2)) + _action_error(constraint) * float(matrix.norm())
+    return spectral_norms(moved) * (1 + gamma(2)) + action_error(constraint) * float(matrix.norm())
 
 
-def _action_error(constraint: Constraint) -> float:
+def action_error(constraint: Constraint) -> float:
     """What applying an element in float64 loses, relative to ``||W||_F``; nothing for permutations."""
     reps = (constraint.rep_in, constraint.rep_out)
     return sum(gamma(r.dim + 2) * math.sqrt(r.dim) + 2 * r.rounding for r in reps if not r.is_permutation)
@@ -255,6 +255,7 @@ def _of_all(constraint: Constraint, stored: torch.Tensor, matrix: torch.Tensor, 
 
 def _generator_norms(constraint: Constraint, matrix: torch.Tensor, size: float) -> tuple[float, list[float]]:
     """``sup_(||t|| = 1) ||sum_i t_i L_i W||_2`` at most, and ``||L_s W||_2`` of each letter, rounding included."""
+
     def lost(letter_size: float) -> float:
         dims = max(constraint.rep_in.dim, constraint.rep_out.dim)
         return gamma(dims + 2) * letter_size * math.sqrt(constraint.dim) * size
@@ -304,4 +305,4 @@ def _by_angles(constraint: Constraint, matrix: torch.Tensor, radius: float, size
     step = radius / (_ANGLES - 1)
     moved = torch.stack([constraint.difference(group.exp(k * step), matrix) for k in range(1, _ANGLES)])
     slope, _ = _generator_norms(constraint, matrix, size)
-    return [up(float(spectral_norms(moved).max()) + slope * step / 2 + _action_error(constraint) * size)]
+    return [up(float(spectral_norms(moved).max()) + slope * step / 2 + action_error(constraint) * size)]
