@@ -3,13 +3,14 @@
 Group -> Representation -> Constraint -> Spectrum -> Filter -> soften(model) -> certify / measure -> fold -> save
 """
 
-from equidial import adapters, certificates, errors, filters, groups, metrics, representations
+from equidial import adapters, certificates, errors, filters, groups, metrics, nn, representations
 from equidial._version import __version__
 from equidial.adapters import (
     Scores,
     SoftEquivarianceConfig,
     Status,
     certify,
+    certify_network,
     disabled,
     fold,
     load,
@@ -17,12 +18,13 @@ from equidial.adapters import (
     recalibrate,
     save,
     set_dial,
+    set_network_error,
     set_softness,
     soften,
     status,
     unload,
 )
-from equidial.certificates import Certificate, LayerCertificate
+from equidial.certificates import Certificate, LayerCertificate, NetworkCertificate
 from equidial.errors import EquidialError, EquidialWarning
 from equidial.filters import Filter, equivariant_filter, invariant_filter
 
@@ -32,6 +34,7 @@ __all__ = [
     "EquidialWarning",
     "Filter",
     "LayerCertificate",
+    "NetworkCertificate",
     "Scores",
     "SoftEquivarianceConfig",
     "Status",
@@ -39,6 +42,7 @@ __all__ = [
     "adapters",
     "certificates",
     "certify",
+    "certify_network",
     "disabled",
     "equivariant_filter",
     "errors",
@@ -49,10 +53,12 @@ __all__ = [
     "load",
     "measure",
     "metrics",
+    "nn",
     "recalibrate",
     "representations",
     "save",
     "set_dial",
+    "set_network_error",
     "set_softness",
     "soften",
     "status",

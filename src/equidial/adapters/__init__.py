@@ -1,5 +1,6 @@
 """Adapters: every verb on a model."""
 
+from equidial.adapters._budget import set_network_error
 from equidial.adapters._certify import certify
 from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._files import load, save
@@ -11,14 +12,17 @@ from equidial.adapters._recalibrate import recalibrate
 from equidial.adapters._soften import build_parametrizations, disabled, set_dial, set_softness, soften
 from equidial.adapters._status import Status, TensorStatus, status
 from equidial.adapters._targets import Target, resolve_targets
+from equidial.adapters._walk import Call, Value
 
 __all__ = [
+    "Call",
     "Scores",
     "SoftEquivarianceConfig",
     "SoftParametrization",
     "Status",
     "Target",
     "TensorStatus",
+    "Value",
     "build_parametrizations",
     "certify",
     "certify_network",
@@ -30,6 +34,7 @@ __all__ = [
     "resolve_targets",
     "save",
     "set_dial",
+    "set_network_error",
     "set_softness",
     "soften",
     "status",

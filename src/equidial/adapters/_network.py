@@ -181,7 +181,7 @@ def dtype_of(model: nn.Module) -> str:
 def answer(
     model: nn.Module, question: Question, dtype: str, cache: dict[Any, Any], search: bool = True
 ) -> NetworkCertificate:
-    """The certificate of a plain float64 model; ``cache`` keeps norms of weights between calls."""
+    """The certificate of a plain float64 model; ``cache`` keeps its graph and norms of weights between calls."""
     x = question.x
     try:
         with torch.no_grad():
@@ -205,7 +205,10 @@ def answer(
         "library": __version__,
     }
     try:
-        network = Network(*trace(model, [k for k in question.rules if isinstance(k, type)]), question.rules)
+        network = cache.get("network")
+        if network is None:
+            known = [k for k in question.rules if isinstance(k, type)]
+            network = cache["network"] = Network(*trace(model, known), question.rules)
         on_input = _input_action(network, question)
         walk, output = compose(network, question, on_input, x, question.ball or 0.0, cache)
         _check_same(output, expected)

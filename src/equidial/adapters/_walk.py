@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import fx, nn
+from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
 from equidial.adapters._actions import Action, VectorAction, moved_terms
@@ -235,7 +236,7 @@ class Network:
             if node.op == "placeholder":
                 known[node] = source
                 continue
-            args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: known[n])
+            args, kwargs = map_arg((node.args, node.kwargs), lambda n: known[n])
             if node.op == "output":
                 return args[0]
             if node.op == "get_attr":

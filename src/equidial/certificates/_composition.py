@@ -39,7 +39,7 @@ LIPSCHITZ: Mapping[str, float] = {
     "sin": 1.0,
     "cos": 1.0,
     "sigmoid": 0.25,
-    "hardsigmoid": 0.16666666666666669,
+    "hardsigmoid": 0.1666666717,
     "hardswish": 1.5,
     "selu": 1.7580993408473769,
     "gelu": 1.1289041452,
@@ -47,7 +47,10 @@ LIPSCHITZ: Mapping[str, float] = {
     "silu": 1.0998393202,
     "mish": 1.0884981613,
 }
-"""Largest slopes of real functions, rounded up: Lipschitz constants when they act entry by entry."""
+"""Largest slopes of real functions, rounded up: Lipschitz constants when they act entry by entry.
+
+hardsigmoid: torch rounds its slope 1/6 to float32.
+"""
 
 
 def slope_bound(name: str, parameter: float = 0.0) -> float:
