@@ -108,7 +108,7 @@ def o5_network() -> tuple[nn.Sequential, dict[str, tuple[str, str]]]:
     reps = [parse(text, ed.groups.O(5)) for text in spaces]
     layers: list[nn.Module] = []
     for a, b in itertools.pairwise(reps):
-        layers += [nn.Linear(a.dim, b.dim), NormNonlinearity(b)]
+        layers += [nn.Linear(a.dim, b.dim, bias=b.dim > 2), NormNonlinearity(b)]
     declared = {str(2 * i): (spaces[i], spaces[i + 1]) for i in range(3)}
     return nn.Sequential(*layers[:-1]).double(), declared
 
@@ -143,6 +143,8 @@ def test_no_image_bound_is_below_the_worst_error_found(name: str, group: str) ->
 @pytest.mark.parametrize("group", ["C4", "Flip"])
 def test_exactly_symmetric_weights_leave_only_rounding(name: str, group: str) -> None:
     net, shape = network(name)
+    if isinstance(net[0], Parallel):
+        net[0].table.data.zero_()  # its name does not tell that it is a table of positions
     if name == "flattened":
         net[4] = nn.Identity()  # a linear head on flattened images is symmetric only by chance
         net[5] = nn.Identity()
@@ -151,15 +153,14 @@ def test_exactly_symmetric_weights_leave_only_rounding(name: str, group: str) ->
     assert certify_network(model, ball=1.0, input_shape=shape).bound < 1e-12
 
 
-@pytest.mark.parametrize("softness", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("softness", [0.0, 0.5])
 def test_an_o5_network_is_covered(softness: float) -> None:
     net, declared = o5_network()
-    config = SoftEquivarianceConfig(group="O5", softness=softness, representations=declared, exclude_modules=["4.bias"])
+    config = SoftEquivarianceConfig(group="O5", softness=softness, representations=declared)
     model = soften(net, config)
     x = torch.randn(3, 35, dtype=torch.float64)
     for found in (
-        certify_network(model, inputs=x),
-        certify_network(model, inputs=x, radius=0.5),
+        certify_network(model, inputs=x, radius=None if softness else 0.5),
         certify_network(model, ball=1.0, input_shape=(35,)),
     ):
         check(found)
@@ -255,7 +256,7 @@ def test_a_pointwise_function_does_not_commute_with_vectors() -> None:
     config = SoftEquivarianceConfig(group="O5", softness=0.5, representations=declared)
     found = certify_network(net, config, inputs=torch.randn(2, 5))
     assert (found.kind, found.abstained_at) == ("abstained", "1")
-    assert found.reason.startswith("ReLU does not commute with Vector of O(5); use an equivariant non-linearity")
+    assert found.reason.startswith("ReLU does not commute with Vector of O5; use an equivariant non-linearity")
     gated = certify_network(
         VectorMlp(),
         SoftEquivarianceConfig(group="SO2", softness=0.5, representations=SPACES),

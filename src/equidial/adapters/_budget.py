@@ -148,7 +148,7 @@ class _Problem:
         for i in numpy.argsort(effects)[::-1][:_STARTS]:
             leaning = even / 2
             leaning[i] = min(1.0, 2 * even[i] + 0.1)
-            starts.append(self._scaled(leaning, budget))
+            starts.append(self._scaled(leaning, budget, 0.05))
         return starts
 
     def _improved(self, start: numpy.ndarray, budget: float, distances: _Distances) -> numpy.ndarray:
@@ -178,8 +178,8 @@ class _Problem:
         )
         return numpy.clip(found.x, 0, 1) if numpy.all(numpy.isfinite(found.x)) else start
 
-    def _scaled(self, shares: numpy.ndarray, budget: float) -> numpy.ndarray:
-        """The largest multiple (at most 1 each) whose certified bound keeps the budget, to 1e-6."""
+    def _scaled(self, shares: numpy.ndarray, budget: float, precision: float = 1e-6) -> numpy.ndarray:
+        """The largest multiple (at most 1 each) whose certified bound keeps the budget."""
 
         def at(factor: float) -> numpy.ndarray:
             return numpy.minimum(factor * shares, 1.0)
@@ -191,7 +191,7 @@ class _Problem:
             low, high = high, 1.25 * high
         if self.bound(at(high)) <= budget:
             return at(high)
-        while high - low > 1e-6 * high:
+        while high - low > precision * high:
             middle = (low + high) / 2
             low, high = (middle, high) if self.bound(at(middle)) <= budget else (low, middle)
         return at(low)

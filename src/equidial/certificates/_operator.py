@@ -32,7 +32,7 @@ MAX_ELEMENTS = 512
 
 _MAX_PROJECTED = 4096  # largest weight space whose symmetric part is computed for a bound
 _FREQUENCY_WORK = 4e8  # multiplications that the frequencies of one convolution may cost
-_ANGLES = 65
+_ANGLES = 33  # of the grid of a one-parameter group
 
 
 def up_tensor(x: torch.Tensor, relative: float = 8 * UNIT_ROUNDOFF) -> torch.Tensor:
