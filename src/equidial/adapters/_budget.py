@@ -132,10 +132,10 @@ class _Problem:
         even = self._scaled(one, budget)
         best = even
         for start in self._starts(even, budget):
-            found = self._scaled(self._improved(start, budget, distances), budget)
+            found = self._scaled(self._improved(start, budget, distances), budget, 1e-3)
             if distances.total(found) < distances.total(best):
                 best = found
-        return best
+        return self._scaled(best, budget)
 
     def _starts(self, even: numpy.ndarray, budget: float) -> list[numpy.ndarray]:
         """The even split, then each of the tensors that move the bound most left as free as the budget allows."""
@@ -174,7 +174,7 @@ class _Problem:
             method="SLSQP",
             bounds=[(0.0, 1.0)] * len(start),
             constraints=[{"type": "ineq", "fun": room, "jac": slope}],
-            options={"maxiter": 20, "ftol": 1e-7},
+            options={"maxiter": 12, "ftol": 1e-7},
         )
         return numpy.clip(found.x, 0, 1) if numpy.all(numpy.isfinite(found.x)) else start
 

@@ -223,9 +223,7 @@ def answer(
             reason=found.reason,
             **shared,
         )
-    bounds = output.bounds.defect.amax(1)
-    if question.ball is not None and on_input.keeps_norms and output.action.keeps_norms:
-        bounds = torch.minimum(bounds, 2 * output.bounds.size)  # rho(g) x lies in the ball, too
+    bounds = _trivial_too(network, question, on_input, output, cache)
     least = (output.bounds.center * (1 - gamma(output.tensor.numel() + 4)) - output.bounds.rounding).clamp_min(0)
     relatives = (bounds / least * (1 + 1e-15)).nan_to_num(math.inf) if question.ball is None else torch.zeros(0)
     measured, allowance = torch.zeros(0), 0.0
@@ -242,8 +240,29 @@ def answer(
     )
 
 
+def _trivial_too(
+    network: Network, question: Question, on_input: Action, output: Value, cache: dict[Any, Any]
+) -> torch.Tensor:
+    """The composed bounds, ``[B]``, but never more than ``||F(rho(g) x)|| + ||F(x)||``, nor than that of a ball."""
+    bounds = output.bounds.defect.amax(1)
+    if not (on_input.keeps_norms and output.action.keeps_norms):
+        return bounds
+    if question.ball is not None:
+        return torch.minimum(bounds, 2 * output.bounds.size)  # rho(g) x lies in the ball, too
+    # each input lies in the ball of its own norm, and so does every rho(g) x
+    radii = norms_of(question.x) * (1 + gamma(question.x[0].numel() + 4))
+    _, around = compose(network, question, on_input, torch.zeros_like(question.x), radii, cache)
+    bounds = torch.minimum(bounds, around.bounds.defect.amax(1))
+    return torch.minimum(bounds, (around.bounds.size + output.bounds.size) * (1 + 1e-15))
+
+
 def compose(
-    network: Network, question: Question, on_input: Action, x: torch.Tensor, reach: float, cache: dict[Any, Any]
+    network: Network,
+    question: Question,
+    on_input: Action,
+    x: torch.Tensor,
+    reach: float | torch.Tensor,
+    cache: dict[Any, Any],
 ) -> tuple[Walk, Value]:
     """Walk through the network; raises :class:`Abstention`."""
     walk = Walk(question.group, question.radius, question.elements, question.config, len(x), cache)

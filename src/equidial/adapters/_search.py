@@ -12,6 +12,7 @@ from equidial.groups import Group, GroupElement
 _SAMPLES = 24
 _STARTS = 8
 _ASCENT = 30
+_IMPROVED = 3  # inputs whose worst element is improved
 
 
 class ErrorSearch:
@@ -38,13 +39,14 @@ class ErrorSearch:
         return (moved - self.on_output.move(g, self.function(x))).flatten(1).norm(dim=1)
 
     def of_inputs(self, x: torch.Tensor) -> torch.Tensor:
-        """The largest errors at these inputs, ``[B]``; the worst element of each is improved where the group is Lie."""
+        """The largest errors at these inputs, ``[B]``; for Lie groups the worst of them are improved."""
         with torch.no_grad():
             found = torch.stack([self.errors(x, g) for g in self.elements])
             best, at = found.max(0)
             if self.group.lie_dim:
-                improved = [self._better_element(x[i : i + 1], self.elements[k])[1] for i, k in enumerate(at.tolist())]
-                best = torch.maximum(best, torch.tensor(improved, dtype=best.dtype))
+                for i in best.argsort(descending=True)[:_IMPROVED].tolist():
+                    _, value = self._better_element(x[i : i + 1], self.elements[int(at[i])])
+                    best[i] = max(float(best[i]), value)
         return best
 
     def in_ball(self, shape: Sequence[int], ball: float) -> tuple[float, torch.Tensor]:
@@ -92,10 +94,10 @@ class ErrorSearch:
     def _better_element(self, x: torch.Tensor, g: GroupElement) -> tuple[GroupElement, float]:
         value, step = float(self.errors(x, g).max()), min(0.3, self.radius / 2)
         moves = torch.eye(self.group.lie_dim, dtype=torch.float64)
-        while step > 0.02:
+        while step > 0.04:
             for move in (*moves, *-moves):
                 trial = self.group.exp(step * move) @ g
-                if trial.distance() > self.radius:
+                if self.radius < self.group.radius and trial.distance() > self.radius:
                     continue
                 found = float(self.errors(x, trial).max())
                 if found > value:

@@ -82,9 +82,9 @@ class Bounds:
     parts: Mapping[int, torch.Tensor] = field(default_factory=dict)
 
     @classmethod
-    def source(cls, center: torch.Tensor, reach: float, elements: int, rounding: float = 0.0) -> Bounds:
+    def source(cls, center: torch.Tensor, reach: float | torch.Tensor, elements: int, rounding: float = 0.0) -> Bounds:
         """An input, moved as it should be; ``rounding`` is relative to its norm."""
-        return cls(center, torch.full_like(center, reach), rounding * center, center.new_zeros(len(center), elements))
+        return cls(center, torch.zeros_like(center) + reach, rounding * center, center.new_zeros(len(center), elements))
 
     @classmethod
     def constant(cls, center: torch.Tensor, defect: torch.Tensor, step: int) -> Bounds:

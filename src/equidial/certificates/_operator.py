@@ -295,7 +295,8 @@ def _by_projection(constraint: Constraint, stored: torch.Tensor, radius: float) 
     kept = Filter(spectrum, "hard", Dial("threshold", 0.0), Setting(0.0))(stored)
     # any matrix serves as the symmetric part as long as its own defect is counted
     rest = float(spectral_norms(constraint.as_matrices(stored - kept))) * (1 + gamma(2))
-    return [up(2 * rest + certify_weight(constraint, kept, radius).absolute)]
+    own = constraint.as_matrices(kept)
+    return [up(2 * rest + _by_generators(constraint, own, radius, float(own.norm())))]
 
 
 def _by_angles(constraint: Constraint, matrix: torch.Tensor, radius: float, size: float) -> list[float]:
