@@ -5,7 +5,8 @@
 Two networks with random weights, softened to several degrees: a three-layer O(5) network of vectors, tensors and
 scalars with norm non-linearities, and a C4 convolution network with a residual block, pooling and a linear head. For
 each: the largest bound over 8 inputs and the bound for all inputs of norm at most 1, each with the largest error found
-by trying elements and improving elements and inputs locally, and the slack between them. Then one budget, the bound of the untouched network: how far ``set_network_error`` and one softness for all tensors move the weights.
+by trying elements and improving elements and inputs locally, and the slack between them. Then one budget, half the
+bound of the untouched network: how far ``set_network_error`` and one softness for all tensors move the weights.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ def answer(
         network = cache.get("network")
         if network is None:
             known = [k for k in question.rules if isinstance(k, type)]
-            network = cache["network"] = Network(*trace(model, known), question.rules)
+            network = cache["network"] = Network(*trace(model, known, x), question.rules)
         on_input = _input_action(network, question)
         walk, output = compose(network, question, on_input, x, question.ball or 0.0, cache)
         _check_same(output, expected)
