@@ -28,7 +28,12 @@ from equidial.nn import NormNonlinearity
 from equidial.representations import parse
 
 SOFTNESS = (0.0, 0.1, 0.3, 0.6, 1.0)
-SPACES = ("3*Vector + Tensor(2)", "8*Vector + 2*Tensor(2) + 8*Trivial", "8*Vector + 8*Trivial", "4*Trivial")
+SPACES: tuple[str, ...] = (
+    "3*Vector + Tensor(2)",
+    "8*Vector + 2*Tensor(2) + 8*Trivial",
+    "8*Vector + 8*Trivial",
+    "4*Trivial",
+)
 INPUTS = 8
 
 
@@ -52,7 +57,7 @@ def o5_network() -> tuple[nn.Module, dict[str, tuple[str, str]], tuple[int, ...]
     layers: list[nn.Module] = []
     for a, b in pairwise(reps):
         layers += [nn.Linear(a.dim, b.dim, bias=b is not reps[-1]), NormNonlinearity(b)]
-    declared = {str(2 * i): pair for i, pair in enumerate(pairwise(SPACES))}
+    declared = {str(2 * i): (a, b) for i, (a, b) in enumerate(pairwise(SPACES))}
     return nn.Sequential(*layers[:-1]).double(), declared, (reps[0].dim,)
 
 

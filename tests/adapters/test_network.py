@@ -17,7 +17,7 @@ from equidial.adapters import Call
 from equidial.errors import EquidialError
 from equidial.nn import NormNonlinearity
 from equidial.representations import parse
-from tests.adapters.models import SPACES, VectorMlp, randomise_norms, same_tensors, snapshot
+from tests.adapters.models import SPACES, VectorMlp, build, randomise_norms, same_tensors, snapshot
 
 
 class Residual(nn.Module):
@@ -144,7 +144,7 @@ def test_no_image_bound_is_below_the_worst_error_found(name: str, group: str) ->
 def test_exactly_symmetric_weights_leave_only_rounding(name: str, group: str) -> None:
     net, shape = network(name)
     if isinstance(net[0], Parallel):
-        net[0].table.data.zero_()  # its name does not tell that it is a table of positions
+        nn.init.zeros_(net.get_parameter("0.table"))  # its name does not tell that it is a table of positions
     if name == "flattened":
         net[4] = nn.Identity()  # a linear head on flattened images is symmetric only by chance
         net[5] = nn.Identity()
@@ -217,9 +217,13 @@ class Weighted(nn.Conv2d):
         return self._conv_forward(input, self.weight / self.weight.norm(), self.bias)
 
 
+def doubled(module: nn.Module, args: Any, output: Any) -> Any:
+    return 2 * output
+
+
 def hooked() -> nn.Module:
     module = nn.ReLU()
-    module.register_forward_hook(lambda m, args, out: 2 * out)
+    module.register_forward_hook(doubled)
     return module
 
 
@@ -248,6 +252,16 @@ def test_abstentions_name_the_module_and_the_reason(case: str) -> None:
     assert (found.abstained_at, found.bounds, found.steps) == (where, (), ())
     assert reason in found.reason
     assert math.isnan(found.bound)
+
+
+def test_control_flow_on_shapes_is_followed() -> None:
+    """A Hugging Face ResNet; its ViT has attention and abstains."""
+    net, x = build("resnet")
+    config = SoftEquivarianceConfig(group="C4", softness=0.0)
+    found = certify_network(soften(net, config), inputs=x)
+    assert found.kind == "upper", found.reason
+    assert found.bound < 1e-6
+    assert certify_network(build("vit")[0], config, inputs=x[..., :32, :32]).kind == "abstained"
 
 
 def test_a_pointwise_function_does_not_commute_with_vectors() -> None:

@@ -81,7 +81,7 @@ def test_convolution_norms_are_upper_bounds_of_the_operator(draws: int) -> None:
         inputs = weight.shape[1] * groups
         basis = torch.eye(inputs * math.prod(sizes), dtype=torch.float64).reshape(-1, inputs, *sizes)
         f = functional.conv1d if axes == 1 else functional.conv2d
-        operator = f(basis, weight, None, stride, padding, dilation, groups).flatten(1)  # type: ignore[arg-type]
+        operator = f(basis, weight, None, stride, padding, dilation, groups).flatten(1)
         padded = [n + 2 * p for n, p in zip(sizes, padding, strict=True)]
         true = dense_norm(operator)
         bound = convolution_norm(weight, stride, padded, dilation, groups)
@@ -190,7 +190,7 @@ def document(**changes: object) -> NetworkCertificate:
         hypotheses=("exact arithmetic",),
         library="0.1.0",
     )
-    return replace(made, **changes)  # type: ignore[arg-type]
+    return replace(made, **changes)
 
 
 def test_the_document_round_trips_and_draws(tmp_path: Path) -> None:
