@@ -101,7 +101,9 @@ def convolution(call: Call) -> Value:
         defect = spread * call.walk.remembered(
             "moved kernels", weight, key, compute=lambda: convolution_norms(moved, *sizes)
         )
+        # also what rounding the differences themselves may hide
         lengths = moved.flatten(1).norm(dim=1) * gamma(fan_in + 4) * spread * math.sqrt(taps)
+        defect = defect + lengths
         direct = _without_bias(call, moved) * (1 + gamma(fan_in)) + call.x.bounds.center[:, None] * lengths
     bias = 0.0 if module.bias is None else float(module.bias.detach().norm())
     tensor = call.result()
@@ -243,7 +245,7 @@ def group_norm(call: Call) -> Value:
 def _normalised(call: Call, rows: torch.Tensor, scale: torch.Tensor | None, eps: float) -> Value:
     count = rows.shape[-1]
     centred = (rows - rows.mean(-1, keepdim=True)).norm(dim=-1).amin(1)
-    distance = call.x.bounds.rounding + call.x.bounds.reach
+    distance = call.x.bounds.rounding + call.x.bounds.reach + gamma(count + 8) * call.x.bounds.center
     factor = 1.0 if scale is None else float(scale.detach().abs().max())
     gain = normalisation_gain(centred, distance, count, eps) * factor
     whole = factor * math.sqrt(rows[0].numel())  # a normalised row is no longer than the root of its size

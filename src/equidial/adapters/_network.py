@@ -208,7 +208,9 @@ def answer(
         network = cache.get("network")
         if network is None:
             known = [k for k in question.rules if isinstance(k, type)]
-            network = cache["network"] = Network(*trace(model, known, x), question.rules)
+            network = Network(*trace(model, known, x), question.rules)
+            _check_elsewhere(model, network, question, cache)
+            cache["network"] = network
         on_input = _input_action(network, question)
         walk, output = compose(network, question, on_input, x, question.ball or 0.0, cache)
         _check_same(output, expected)
@@ -224,7 +226,7 @@ def answer(
             **shared,
         )
     bounds = _trivial_too(network, question, on_input, output, cache)
-    least = (output.bounds.center * (1 - gamma(output.tensor.numel() + 4)) - output.bounds.rounding).clamp_min(0)
+    least = (output.bounds.center * (1 - 3 * gamma(output.tensor.numel() + 4)) - output.bounds.rounding).clamp_min(0)
     relatives = (bounds / least * (1 + 1e-15)).nan_to_num(math.inf) if question.ball is None else torch.zeros(0)
     measured, allowance = torch.zeros(0), 0.0
     if search:
@@ -315,6 +317,15 @@ def _check_same(output: Value, expected: Any) -> None:
     gap, size = float((there - output.tensor).norm()), float(there.norm())
     if not gap <= 1e-9 * size + 2 * float(output.bounds.rounding.sum()):
         raise Abstention("the model itself", "the traced graph computes something else than the model")
+
+
+def _check_elsewhere(model: nn.Module, network: Network, question: Question, cache: dict[Any, Any]) -> None:
+    """The same at random inputs: at 0, the centre of a ball, many functions agree."""
+    generator = torch.Generator().manual_seed(question.seed)
+    x = torch.randn(question.x.shape, generator=generator, dtype=torch.float64)
+    _, output = compose(network, question, _input_action(network, question), x, 0.0, cache)
+    with torch.no_grad():
+        _check_same(output, model(x))
 
 
 def _measure(

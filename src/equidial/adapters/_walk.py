@@ -15,7 +15,7 @@ from equidial.adapters._actions import Action, VectorAction, moved_terms
 from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._state import tensor_hash
 from equidial.adapters._trace import plain_name
-from equidial.certificates import UNIT_ROUNDOFF, Bounds
+from equidial.certificates import UNIT_ROUNDOFF, Bounds, gamma
 from equidial.groups import Group, GroupElement
 
 
@@ -42,8 +42,9 @@ class Value:
 
 
 def norms_of(tensor: torch.Tensor) -> torch.Tensor:
-    """Norm of each input's value, ``[B]``."""
-    return tensor.reshape(len(tensor), -1).norm(dim=1)
+    """Norm of each input's value, ``[B]``, rounded up."""
+    flat = tensor.reshape(len(tensor), -1)
+    return flat.norm(dim=1) * (1 + gamma(flat.shape[1] + 4))
 
 
 Rule = Callable[["Call"], Any]
@@ -261,7 +262,12 @@ class Network:
         rule = self._module_rule(call) if module is not None else self.rules.get(node.target)
         if rule is None:
             call.abstain(f"{label} has no rule: its Lipschitz constant or how it commutes is not known")
-        return rule(call)
+        try:
+            return rule(call)
+        except Abstention:
+            raise
+        except Exception as error:  # a form of call that the rule does not expect: no bound, and said why
+            raise Abstention(where, f"the rule of {label} fails ({type(error).__name__}: {error})") from error
 
     def _module_rule(self, call: Call) -> Rule | None:
         module = call.module

@@ -229,7 +229,7 @@ def operator_defect(constraint: Constraint, weight: torch.Tensor, radius: float 
     if not elements:
         return torch.zeros(0, dtype=torch.float64)
     moved = torch.stack([constraint.difference(g, matrix) for g in elements])
-    return spectral_norms(moved) * (1 + gamma(2)) + action_error(constraint) * float(matrix.norm())
+    return spectral_norms(moved) * (1 + gamma(constraint.dim + 2)) + action_error(constraint) * float(matrix.norm())
 
 
 def action_error(constraint: Constraint) -> float:
@@ -294,7 +294,7 @@ def _by_projection(constraint: Constraint, stored: torch.Tensor, radius: float) 
         return []
     kept = Filter(spectrum, "hard", Dial("threshold", 0.0), Setting(0.0))(stored)
     # any matrix serves as the symmetric part as long as its own defect is counted
-    rest = float(spectral_norms(constraint.as_matrices(stored - kept))) * (1 + gamma(2))
+    rest = float(spectral_norms(constraint.as_matrices(stored - kept))) * (1 + gamma(constraint.dim + 2))
     own = constraint.as_matrices(kept)
     return [up(2 * rest + _by_generators(constraint, own, radius, float(own.norm())))]
 
