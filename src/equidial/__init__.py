@@ -3,13 +3,14 @@
 Group -> Representation -> Constraint -> Spectrum -> Filter -> soften(model) -> certify / measure -> fold -> save
 """
 
-from equidial import adapters, certificates, errors, filters, groups, metrics, representations
+from equidial import adapters, certificates, errors, filters, groups, metrics, nn, representations
 from equidial._version import __version__
 from equidial.adapters import (
     Scores,
     SoftEquivarianceConfig,
     Status,
     certify,
+    certify_network,
     certify_statistically,
     disabled,
     fold,
@@ -18,13 +19,14 @@ from equidial.adapters import (
     recalibrate,
     save,
     set_dial,
+    set_network_error,
     set_softness,
     soften,
     status,
     unload,
     verify,
 )
-from equidial.certificates import Certificate, LayerCertificate, StatisticalCertificate
+from equidial.certificates import Certificate, LayerCertificate, NetworkCertificate, StatisticalCertificate
 from equidial.errors import EquidialError, EquidialWarning
 from equidial.filters import Filter, equivariant_filter, invariant_filter
 
@@ -34,6 +36,7 @@ __all__ = [
     "EquidialWarning",
     "Filter",
     "LayerCertificate",
+    "NetworkCertificate",
     "Scores",
     "SoftEquivarianceConfig",
     "StatisticalCertificate",
@@ -42,6 +45,7 @@ __all__ = [
     "adapters",
     "certificates",
     "certify",
+    "certify_network",
     "certify_statistically",
     "disabled",
     "equivariant_filter",
@@ -53,10 +57,12 @@ __all__ = [
     "load",
     "measure",
     "metrics",
+    "nn",
     "recalibrate",
     "representations",
     "save",
     "set_dial",
+    "set_network_error",
     "set_softness",
     "soften",
     "status",

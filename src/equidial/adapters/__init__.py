@@ -1,10 +1,12 @@
 """Adapters: every verb on a model."""
 
+from equidial.adapters._budget import set_network_error
 from equidial.adapters._certify import certify
 from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._files import load, save
 from equidial.adapters._fold import fold, unload
 from equidial.adapters._measure import Scores, measure
+from equidial.adapters._network import certify_network
 from equidial.adapters._parametrization import SoftParametrization
 from equidial.adapters._recalibrate import recalibrate
 from equidial.adapters._soften import build_parametrizations, disabled, set_dial, set_softness, soften
@@ -12,16 +14,20 @@ from equidial.adapters._statistical import certify_statistically
 from equidial.adapters._status import Status, TensorStatus, status
 from equidial.adapters._targets import Target, resolve_targets
 from equidial.adapters._verify import verify
+from equidial.adapters._walk import Call, Value
 
 __all__ = [
+    "Call",
     "Scores",
     "SoftEquivarianceConfig",
     "SoftParametrization",
     "Status",
     "Target",
     "TensorStatus",
+    "Value",
     "build_parametrizations",
     "certify",
+    "certify_network",
     "certify_statistically",
     "disabled",
     "fold",
@@ -31,6 +37,7 @@ __all__ = [
     "resolve_targets",
     "save",
     "set_dial",
+    "set_network_error",
     "set_softness",
     "soften",
     "status",

@@ -205,7 +205,7 @@ class Sector:
         if self.complex:
             waves = (radial * turned)[:, :, None]
         else:
-            waves = radial[:, :, None] * np.stack([turned.real, turned.imag], axis=2)
+            waves = radial[:, :, None] * np.stack([np.real(turned), np.imag(turned)], axis=2)
         scales = np.sqrt((np.abs(waves) ** 2).sum((1, 2)) / np.where(orders == 0, 1, waves.shape[2]))
         for m, wave, scale in zip(orders.tolist(), waves, scales.tolist(), strict=True):
             if scale >= 1e-9:
