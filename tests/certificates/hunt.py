@@ -3,14 +3,16 @@
     python -m tests.certificates.hunt --draws 100000 --seed 0 --workers 2
 
 A draw is a group, two representations, a weight, a response, a dial, a storage type and a radius. Its certificate is
-compared with the largest ``||(W rho_X(g) - rho_Y(g) W) x|| / (||W|| ||x||)`` that can be found: elements by listing,
-samples and steps of shrinking length; inputs by taking the worst one for the element at hand, and the worst element for
-that input, in turn. What float64 may add to a measured error (``evaluation_error``) is granted, nothing else.
+compared with the largest error that can be found, ``||W rho_X(g) - rho_Y(g) W||_F / ||W||_F``, and for single weights
+in the spectral norm with ``||(W rho_X(g) - rho_Y(g) W) x|| / (||W||_2 ||x||)`` over inputs ``x`` as well: elements by
+listing, samples and steps of shrinking length; inputs by taking the worst one for the element at hand, and the worst
+element for that input, in turn. What float64 may add to a measured error (``evaluation_error``) is granted, nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import random
 import statistics
 import time
@@ -22,7 +24,7 @@ from dataclasses import dataclass
 
 import torch
 
-from equidial.certificates import certify_weight, evaluation_error, splits_by_spectrum
+from equidial.certificates import certify_operator, certify_weight, evaluation_error, splits_by_spectrum
 from equidial.errors import EquidialError
 from equidial.filters import Constraint, Dial, Filter, Spectrum, resolve_setting
 from equidial.groups import Group, GroupElement
@@ -46,15 +48,18 @@ class Draw:
     bound: float
     prior: float | None
     worst: float
-    worst_input: float
     granted: float
+    spectral_bound: float = math.inf
+    worst_input: float = 0.0
+    spectral_granted: float = 0.0
 
     @property
     def is_violation(self) -> bool:
         """Whether more was found than certified, a posteriori or, in float64, a priori."""
         beyond = self.worst - self.granted
         promised = self.prior is not None and self.dtype == "float64" and beyond > self.prior * (1 + 1e-11) + 1e-13
-        return beyond > self.bound or promised
+        on_input = self.worst_input - self.spectral_granted > self.spectral_bound
+        return beyond > self.bound or promised or on_input
 
 
 class Spaces:
@@ -106,6 +111,12 @@ def one(spaces: Spaces, seed: int) -> Draw:
         prior = f.at(weight).bound(radius)
     except EquidialError:
         prior = None
+    allowed = evaluation_error(constraint, norm, found.radius)
+    spectral: dict[str, float] = {}
+    if norm and not copies and rng.random() < 0.5:
+        gain = float(torch.linalg.matrix_norm(exact, ord=2))
+        bound = certify_operator(constraint, stored, radius).bound
+        spectral = {"spectral_bound": bound, "worst_input": worst_input / gain, "spectral_granted": allowed / gain}
     return Draw(
         seed,
         constraint.group.name,
@@ -116,8 +127,8 @@ def one(spaces: Spaces, seed: int) -> Draw:
         found.bound,
         prior,
         worst / norm if norm else 0.0,
-        worst_input / norm if norm else 0.0,
-        evaluation_error(constraint, norm, found.radius) / norm if norm else 0.0,
+        allowed / norm if norm else 0.0,
+        **spectral,
     )
 
 
@@ -231,6 +242,12 @@ def report(draws: list[Draw]) -> str:
             middle = statistics.median(slack)
             lines.append(f"{name:<18} {len(found):>7} {broken:>10} {middle:>14.4f} {high:>8.3f}  {tightest:.9f}")
         lines.append("")
+    spectral = sorted(d.spectral_bound / d.worst_input for d in draws if d.worst_input > 1e-9)
+    if spectral:
+        median, high = statistics.median(spectral), spectral[int(0.95 * (len(spectral) - 1))]
+        lines.append(
+            f"spectral norm, worst input: {len(spectral)} draws, slack {median:.4f} (median), {high:.3f} (95 %)"
+        )
     violations = [d for d in draws if d.is_violation]
     lines.append(f"{len(draws)} draws, {len(violations)} violations")
     return "\n".join([*lines, *(repr(d) for d in violations[:20])])

@@ -39,6 +39,9 @@ def test_the_hunt_sees_a_bound_that_is_too_small() -> None:
     """A test that cannot fail is a defect: the same draws with bounds a thousandth lower."""
     found = [replace(draw, bound=draw.bound * 0.999) for draw in hunt(range(60))]
     assert sum(draw.is_violation for draw in found) > 20
+    spectral = [d for d in hunt(range(200)) if d.worst_input > 1e-6]
+    lower = [replace(d, spectral_bound=d.spectral_bound * 0.99) for d in spectral]
+    assert sum(d.is_violation for d in lower) > len(lower) // 4
 
 
 @pytest.mark.parametrize("group", [C(4), C(8), Shift(2, (3, 4))], ids=str)

@@ -25,6 +25,7 @@ from equidial.certificates import (
     UNIT_ROUNDOFF,
     Certificate,
     LayerCertificate,
+    certify_operator,
     certify_weight,
     gamma,
     splits_by_spectrum,
@@ -34,7 +35,7 @@ from equidial.filters import Constraint, Filter, MatrixFreeSpectrum, Spectrum, b
 from equidial.metrics import interpolation_distance
 from equidial.representations import Pixels, Representation
 
-Norm = Literal["frobenius", "jacobian"]
+Norm = Literal["frobenius", "spectral", "jacobian"]
 
 
 def certify(
@@ -53,8 +54,9 @@ def certify(
         config: which tensors carry which representation; needed for plain models only.
         radius: largest distance of the elements, in the group's unit (radians, one-pixel steps); default: the
             configured radius, else the whole group.
-        norm: of numerator and denominator. ``"frobenius"``: of the tensor; ``"jacobian"``: Frobenius, of the matrix of
-            the whole layer, which with zero padding counts each tap as often as it meets the image (paper A's
+        norm: of numerator and denominator. ``"frobenius"``: of the tensor; ``"spectral"``: of the matrix, a kernel as
+            ``[out, in * window]``, so that the bound is one for every input; ``"jacobian"``: Frobenius, of the matrix
+            of the whole layer, which with zero padding counts each tap as often as it meets the image (paper A's
             ``||J||_F``; rows for which it has no meaning say so).
         dtype: certify the tensors as they would be after rounding to this storage type; default: as stored.
         image_size: input size in pixels, by which strided layers are judged; default: the configured one.
@@ -101,10 +103,11 @@ def _soft_row(
     stored = folded_value(module, tensor_name, link)
     target = Target("", "", link.layout, link.constraint, "")
     row = context.row(link.name, module, target, stored, link.spectrum)
+    row = replace(row, response=link.response, dial=str(link.dial))
+    if row.norm != "frobenius":
+        return row  # what holds for any weight holds in the norm in which it was constrained
     return replace(
         row,
-        response=link.response,
-        dial=str(link.dial),
         a_priori=_a_priori(link.filter(), row.radius, "result"),
         a_priori_of_original=_a_priori(link.filter(), row.radius, "original"),
     )
@@ -140,7 +143,10 @@ class _Context:
         weights = layout.weights(stored)
         level, notes = self.levels.of(name, module, target)
         norm, weights, remarks = self._normed(module, layout.kind, level, weights)
-        found = certify_weight(constraint, weights, self.radius, self._spectrum(constraint, spectrum))
+        if norm == "spectral":
+            found = certify_operator(*_as_operator(constraint, weights), self.radius)
+        else:
+            found = certify_weight(constraint, weights, self.radius, self._spectrum(constraint, spectrum))
         roundoff = torch.finfo(stored.dtype).eps / 2
         return LayerCertificate(
             name=name,
@@ -176,6 +182,8 @@ class _Context:
         """The norm of the row and the weights whose Frobenius norm it is."""
         if self.norm == "frobenius" or kind == "linear":
             return self.norm, weights, ()
+        if self.norm == "spectral" and kind == "convolution":
+            return self.norm, weights, ()
         if kind != "convolution":
             return "frobenius", weights, (f"norm='{self.norm}' is one of maps: a {kind} keeps the Frobenius norm",)
         counts = self.levels.tap_counts(module) if level == "image" else None
@@ -199,6 +207,14 @@ class _Context:
             rotates = isinstance(rep, Pixels) and len(rep.shape) == 2 and rep.is_orthogonal and not rep.is_permutation
             self.distances[rep] = interpolation_distance(rep, radius) if rotates else None
         return self.distances[rep]
+
+
+def _as_operator(constraint: Constraint, weights: torch.Tensor) -> tuple[Constraint, torch.Tensor]:
+    """The map of a patch: a kernel ``[out, in, d]`` of invariant vectors as one matrix ``[out, in d]``."""
+    if not constraint.invariant:
+        return constraint, weights
+    out, into, _ = weights.shape
+    return Constraint.equivariants(into * constraint.rep_in, out * constraint.rep_out), weights.flatten(1)
 
 
 def _a_priori(filter_: Filter, radius: float, relative_to: Literal["result", "original"]) -> float | None:

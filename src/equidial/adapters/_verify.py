@@ -71,7 +71,7 @@ def _of_model(
         model,
         config,
         radius=radius,
-        norm="jacobian" if "jacobian" in norms else "frobenius",
+        norm="spectral" if "spectral" in norms else "jacobian" if "jacobian" in norms else "frobenius",
         image_size=None if size is None else (size[0], size[-1]),
     )
     return {row.name: row for row in found}

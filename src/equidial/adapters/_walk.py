@@ -154,7 +154,7 @@ class Call:
         tensor = self.result() if tensor is None else tensor
         center = self._center(tensor)
         lost = 16 * UNIT_ROUNDOFF * (center + self.x.bounds.center) + lost
-        largest = float(torch.as_tensor(gain).max())
+        largest = float(torch.as_tensor(gain, dtype=torch.float64).max())
         if largest != 1:
             self.walk.steps.append(Step(self.where, self.label, largest, torch.zeros(self.walk.width)))
         return Value(tensor, action or self.x.action, self.x.bounds.lipschitz(center, gain, lost))

@@ -14,6 +14,7 @@ from equidial.certificates._composition import (
 from equidial.certificates._network import NetworkCertificate, NetworkStep
 from equidial.certificates._operator import (
     certified_elements,
+    certify_operator,
     convolution_norm,
     convolution_norms,
     operator_defect,
@@ -51,6 +52,7 @@ __all__ = [
     "action_error",
     "bound_samples",
     "certified_elements",
+    "certify_operator",
     "certify_weight",
     "check_statistics",
     "clopper_pearson_upper",

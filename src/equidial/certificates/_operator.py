@@ -12,7 +12,8 @@ from collections.abc import Sequence
 import torch
 
 from equidial.certificates._rounding import UNIT_ROUNDOFF, action_error, application_error, gamma, up
-from equidial.certificates._supremum import certify_weight
+from equidial.certificates._search import worst_element
+from equidial.certificates._supremum import Supremum, certify_weight, describe_elements
 from equidial.errors import ArgumentError, explain
 from equidial.filters import (
     Constraint,
@@ -219,17 +220,58 @@ def operator_defect(constraint: Constraint, weight: torch.Tensor, radius: float 
         )
     matrix = constraint.as_matrices(stored)
     elements = certified_elements(constraint.rep_in.group, radius)
-    residual = constraint.rep_in.residual_generators() or constraint.rep_out.residual_generators()
+    residual = _has_residual(constraint)
     if elements is None or residual:
-        return (
-            torch.tensor([_of_all(constraint, stored, matrix, radius, bool(residual))])
-            .expand(1 if elements is None else len(elements))
-            .to(torch.float64)
-        )
+        whole = torch.tensor([_of_all(constraint, stored, matrix, radius, residual)], dtype=torch.float64)
+        return whole.expand(1 if elements is None else len(elements))
     if not elements:
         return torch.zeros(0, dtype=torch.float64)
     moved = torch.stack([constraint.difference(g, matrix) for g in elements])
     return spectral_norms(moved) * (1 + gamma(constraint.dim + 2)) + action_error(constraint, float(matrix.norm()))
+
+
+def certify_operator(constraint: Constraint, weight: torch.Tensor, radius: float | None = None) -> Supremum:
+    """:func:`certify_weight` in the spectral norm: ``sup_g ||W rho_X(g) - rho_Y(g) W||_2 / ||W||_2``, one weight.
+
+    The largest error that any input can suffer, relative to the largest gain. Finite groups: exact up to rounding.
+    Raises and costs as :func:`operator_defect`.
+    """
+    radius = resolve_radius(constraint, radius)
+    defects = operator_defect(constraint, weight, radius)
+    matrix = constraint.as_matrices(weight.detach().to("cpu", torch.float64))
+    elements = describe_elements(constraint, radius)
+    gain = _largest_gain(matrix)
+    if gain == 0:
+        return Supremum(0.0, "exact", 0.0, 0.0, radius, elements, ("the weight is 0",))
+    absolute = float(defects.max()) if len(defects) else 0.0
+    listed = certified_elements(constraint.rep_in.group, radius)
+    kind = "upper" if listed is None or _has_residual(constraint) else "exact"
+    if kind == "exact":
+        found = max((spectral_defect(constraint, matrix, g) for g in listed or ()), default=0.0)
+    else:
+        found = worst_element(constraint, matrix, radius, spectral_defect)
+    trivial = trivial_bound(constraint, radius)
+    bound = min(up(absolute / gain), trivial)
+    rests_on = (
+        "every element was applied" if kind == "exact" else "a word no longer than the radius reaches every element"
+    )
+    return Supremum(bound, kind, min(found / gain, bound), absolute, radius, elements, (rests_on,))
+
+
+def spectral_defect(constraint: Constraint, matrix: torch.Tensor, g: GroupElement) -> float:
+    """``||W rho_X(g) - rho_Y(g) W||_2`` by applying ``g``."""
+    return float(spectral_norms(constraint.difference(g, matrix)))
+
+
+def _largest_gain(matrix: torch.Tensor) -> float:
+    """A lower bound of ``||W||_2``: what ``W`` makes of its first right singular vector."""
+    small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.mT
+    top = torch.linalg.eigh(small @ small.mT)[1][:, -1]
+    return float((top @ small).norm() / top.norm()) * (1 - gamma(4 * sum(matrix.shape) + 16))
+
+
+def _has_residual(constraint: Constraint) -> bool:
+    return bool(constraint.rep_in.residual_generators() or constraint.rep_out.residual_generators())
 
 
 def _of_all(constraint: Constraint, stored: torch.Tensor, matrix: torch.Tensor, radius: float, residual: bool) -> float:
@@ -293,6 +335,7 @@ def _by_angles(constraint: Constraint, matrix: torch.Tensor, radius: float, size
     if group.lie_dim != 1 or group.discrete_generators():
         return []
     step = radius / (_ANGLES - 1)
-    moved = torch.stack([constraint.difference(group.exp(k * step), matrix) for k in range(1, _ANGLES)])
+    elements = [group.exp(k * step) for k in range(1, _ANGLES)]  # one at a time: a layer may be large
+    largest = max(float(spectral_norms(constraint.difference(g, matrix))) for g in elements)
     slope = _lie_norm(constraint, matrix, size)
-    return [up(float(spectral_norms(moved).max()) + slope * step / 2 + action_error(constraint, size))]
+    return [up(largest + slope * step / 2 + action_error(constraint, size))]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from equidial.filters import Constraint
@@ -19,7 +21,13 @@ def defect_of_element(constraint: Constraint, matrices: torch.Tensor, g: GroupEl
     return float((constraint.transform(g, matrices) - matrices).norm())
 
 
-def worst_element(constraint: Constraint, matrices: torch.Tensor, radius: float, seed: int = 0) -> float:
+Defect = Callable[[Constraint, torch.Tensor, GroupElement], float]
+"""How large the defect of an element is: :func:`defect_of_element`, or the same in another norm."""
+
+
+def worst_element(
+    constraint: Constraint, matrices: torch.Tensor, radius: float, defect: Defect = defect_of_element, seed: int = 0
+) -> float:
     """The largest ``E(g)`` found over elements within ``radius``, the best improved by steps of shrinking length.
 
     Groups with a Lie algebra: ``g = exp(t) s``, ``||t|| + |s| <= radius``, half of the ``t`` on the border, so that no
@@ -30,11 +38,11 @@ def worst_element(constraint: Constraint, matrices: torch.Tensor, radius: float,
     if not group.lie_dim:
         near = [g for g in group.sample(_SAMPLES, generator) if g.distance() <= radius]
         chosen = [*near, *(s for s, _ in letters)]
-        return max((defect_of_element(constraint, matrices, g) for g in chosen), default=0.0)
+        return max((defect(constraint, matrices, g) for g in chosen), default=0.0)
 
     def value(t: torch.Tensor, s: GroupElement | None) -> float:
         g = group.exp(t)
-        return defect_of_element(constraint, matrices, g if s is None else g @ s)
+        return defect(constraint, matrices, g if s is None else g @ s)
 
     starts: list[tuple[float, torch.Tensor, GroupElement | None, float]] = []
     for k, t in enumerate(uniform_in_ball(_SAMPLES, group.lie_dim, 1.0, generator)):

@@ -64,7 +64,7 @@ def certify_weight(
     matrices = constraint.as_matrices(stored)
     norm = float(stored.norm())
     if norm == 0:
-        return Supremum(0.0, "exact", 0.0, 0.0, radius, _describe(constraint, radius), ("the weight is 0",))
+        return Supremum(0.0, "exact", 0.0, 0.0, radius, describe_elements(constraint, radius), ("the weight is 0",))
     for rep in {constraint.rep_in, constraint.rep_out}:
         check_hypotheses(rep)
     if _is_listed(constraint):
@@ -94,7 +94,7 @@ def certify_weight(
         min(measured / norm, bound, trivial),
         min(absolute, up(trivial * norm)),
         radius,
-        _describe(constraint, radius),
+        describe_elements(constraint, radius),
         (*hypotheses, "elements, letters and generators agree"),
     )
 
@@ -109,7 +109,8 @@ def _is_listed(constraint: Constraint) -> bool:
     return constraint.is_orthogonal and group.is_finite and (group.order or 0) <= _MAX_ELEMENTS
 
 
-def _describe(constraint: Constraint, radius: float) -> str:
+def describe_elements(constraint: Constraint, radius: float) -> str:
+    """The set of elements that a bound speaks of, in words."""
     group = constraint.group
     if radius >= group.radius:
         return f"all of {group.name}"
