@@ -6,7 +6,7 @@ A draw is a group, two representations, a weight, a response, a dial, a storage 
 compared with the largest error that can be found, ``||W rho_X(g) - rho_Y(g) W||_F / ||W||_F``, and for single weights
 in the spectral norm with ``||(W rho_X(g) - rho_Y(g) W) x|| / (||W||_2 ||x||)`` over inputs ``x`` as well: elements by
 listing, samples and steps of shrinking length; inputs by taking the worst one for the element at hand, and the worst
-element for that input, in turn. What float64 may add to a measured error (``evaluation_error``) is granted, nothing else.
+element for that input, in turn. What float64 may add to a measured error (``evaluation_error``) is granted, no more.
 """
 
 from __future__ import annotations
