@@ -40,11 +40,12 @@ def set_network_error(
 
         minimise  sum_l ||W'_l - W_l||^2 / ||W_l||^2     subject to  bound of certify_network(W') <= max_error
 
-    (the composed one, before it is compared with the trivial ``2 sup ||F||``) over the softness ``s_l`` of every tensor (``beta_l = s_l`` times its defect for ``nearest``). The bound is the one
-    of :func:`certify_network` on the weights as ``fold`` would store them, gains and sizes included; its derivatives
-    are taken tensor by tensor. Sequential quadratic programming from several starts (the even split, and leaning to
-    the tensors that move the bound most); every candidate is scaled to the budget and certified, and the best one is
-    taken. So the result is never worse than the even split, one softness for all; the optimum is local.
+    over the softness ``s_l`` of every tensor (``beta_l = s_l`` times its defect for ``nearest``). The bound is the one
+    of :func:`certify_network` on the weights as ``fold`` would store them, gains and sizes included, but before it is
+    compared with the trivial ``2 sup ||F||``: a network can be shrunk under that without becoming symmetric. Its
+    derivatives are taken tensor by tensor. Sequential quadratic programming from several starts (the even split, and
+    leaning to the tensors that move the bound most); every candidate is scaled to the budget and certified, and the
+    best one is taken. So the result is never worse than the even split, one softness for all; the optimum is local.
 
     Arguments as :func:`certify_network`; ``relative``: ``max_error`` speaks of ``bound / ||F(x)||`` (``inputs`` only).
     Tensors that are symmetric as found keep their dial. Returns the certificate of the network as it now stands.

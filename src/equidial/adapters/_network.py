@@ -221,6 +221,7 @@ def answer(
         return NetworkCertificate(
             kind="abstained",
             bounds=(),
+            composed_each=(),
             relatives=(),
             measured_each=(),
             allowance=0.0,
@@ -239,6 +240,7 @@ def answer(
     return NetworkCertificate(
         kind="upper",
         bounds=tuple(bounds.tolist()),
+        composed_each=tuple(output.bounds.defect.amax(1).tolist()),
         relatives=tuple(relatives.tolist()),
         measured_each=tuple(measured.tolist()),
         allowance=allowance,
