@@ -145,6 +145,7 @@ class NetworkCertificate(Document):
         if self.kind == "abstained":
             return "\n".join([*lines, f"abstained at {self.abstained_at}: {self.reason}"])
         relative = "" if math.isnan(self.relative) else f", relative to ||F(x)|| {self.relative:.4g}"
+        relative += f" (composition alone {self.composed:.4g})" if self.bound < self.composed else ""
         lines.append(
             f"bound {self.bound:.4g}{relative}; largest error found {self.measured:.4g}, slack {self.slack:.3g}"
         )
