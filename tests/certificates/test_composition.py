@@ -178,6 +178,7 @@ def document(**changes: object) -> NetworkCertificate:
         kind="upper",
         scope="inputs",
         bounds=(0.5, 2.0),
+        composed_each=(0.5, 2.5),
         relatives=(0.1, math.inf),
         measured_each=(0.25, 0.5),
         allowance=1e-15,
@@ -209,7 +210,14 @@ def test_the_document_round_trips_and_draws(tmp_path: Path) -> None:
 
 def test_an_abstention_holds_no_number(tmp_path: Path) -> None:
     found = document(
-        kind="abstained", bounds=(), relatives=(), measured_each=(), steps=(), abstained_at="block", reason="softmax"
+        kind="abstained",
+        bounds=(),
+        composed_each=(),
+        relatives=(),
+        measured_each=(),
+        steps=(),
+        abstained_at="block",
+        reason="softmax",
     )
     assert all(math.isnan(v) for v in (found.bound, found.relative, found.measured, found.slack))
     assert "abstained at block: softmax" in str(found)

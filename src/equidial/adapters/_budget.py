@@ -41,10 +41,11 @@ def set_network_error(
         minimise  sum_l ||W'_l - W_l||^2 / ||W_l||^2     subject to  bound of certify_network(W') <= max_error
 
     over the softness ``s_l`` of every tensor (``beta_l = s_l`` times its defect for ``nearest``). The bound is the one
-    of :func:`certify_network` on the weights as ``fold`` would store them, gains and sizes included; its derivatives
-    are taken tensor by tensor. Sequential quadratic programming from several starts (the even split, and leaning to
-    the tensors that move the bound most); every candidate is scaled to the budget and certified, and the best one is
-    taken. So the result is never worse than the even split, one softness for all; the optimum is local.
+    of :func:`certify_network` on the weights as ``fold`` would store them, gains and sizes included, but before it is
+    compared with the trivial ``2 sup ||F||``: a network can be shrunk under that without becoming symmetric. Its
+    derivatives are taken tensor by tensor. Sequential quadratic programming from several starts (the even split, and
+    leaning to the tensors that move the bound most); every candidate is scaled to the budget and certified, and the
+    best one is taken. So the result is never worse than the even split, one softness for all; the optimum is local.
 
     Arguments as :func:`certify_network`; ``relative``: ``max_error`` speaks of ``bound / ||F(x)||`` (``inputs`` only).
     Tensors that are symmetric as found keep their dial. Returns the certificate of the network as it now stands.
@@ -89,12 +90,14 @@ class _Problem:
         self.values: dict[tuple[int, float], torch.Tensor] = {}
         self.bounds: dict[tuple[float, ...], float] = {}
 
-    def certificate(self, shares: Sequence[float] | numpy.ndarray, search: bool = False) -> NetworkCertificate:
+    def certificate(
+        self, shares: Sequence[float] | numpy.ndarray, search: bool = False, trivial: bool = True
+    ) -> NetworkCertificate:
         """Of the copy with these shares; raises ``TargetError`` where it abstains."""
         for index, (place, share) in enumerate(zip(self.places, shares, strict=True)):
             assert place is not None, "soften has made a parameter of it"
             place.data.copy_(self._value(index, float(share)))
-        found = answer(self.copy, self.question, self.dtype, self.cache, search)
+        found = answer(self.copy, self.question, self.dtype, self.cache, search, trivial)
         if found.kind == "abstained":
             raise TargetError(
                 explain(
@@ -109,7 +112,8 @@ class _Problem:
         """Of the network with these shares."""
         key = tuple(float(s) for s in shares)
         if key not in self.bounds:
-            found = self.certificate(key)
+            # the composition alone: shrinking the output until 2 ||F|| fits the budget makes nothing symmetric
+            found = self.certificate(key, trivial=False)
             self.bounds[key] = found.relative if self.relative else found.bound
         return self.bounds[key]
 

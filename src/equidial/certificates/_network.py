@@ -36,6 +36,8 @@ class NetworkCertificate(Document):
         kind: ``"upper"``, or ``"abstained"`` where some module has no rule; then there is no number.
         scope: ``"inputs"``: each given input; ``"ball"``: every input with ``||x|| <= ball``.
         bounds: absolute bounds, one per input, or one for the ball; empty when abstained.
+        composed_each: the same from the composition alone; ``bounds`` is less where the trivial bound
+            ``||F(rho(g) x)|| + ||F(x)||``, or for inputs the ball around 0, says more.
         relatives: ``bound / ||F(x)||`` per input (infinite for ``F(x) = 0``); empty for a ball.
         measured_each: the largest errors found by applying elements, one per input or one for the ball.
         allowance: what float64 arithmetic may add to a measured error: ``measured <= bound + allowance``.
@@ -52,6 +54,7 @@ class NetworkCertificate(Document):
     kind: str
     scope: str
     bounds: tuple[float, ...]
+    composed_each: tuple[float, ...]
     relatives: tuple[float, ...]
     measured_each: tuple[float, ...]
     allowance: float
@@ -75,6 +78,11 @@ class NetworkCertificate(Document):
     def bound(self) -> float:
         """The largest absolute bound; NaN when abstained."""
         return max(self.bounds, default=math.nan)
+
+    @property
+    def composed(self) -> float:
+        """The largest bound of the composition alone, before the trivial one; NaN when abstained."""
+        return max(self.composed_each, default=math.nan)
 
     @property
     def relative(self) -> float:
@@ -137,6 +145,7 @@ class NetworkCertificate(Document):
         if self.kind == "abstained":
             return "\n".join([*lines, f"abstained at {self.abstained_at}: {self.reason}"])
         relative = "" if math.isnan(self.relative) else f", relative to ||F(x)|| {self.relative:.4g}"
+        relative += f" (composition alone {self.composed:.4g})" if self.bound < self.composed else ""
         lines.append(
             f"bound {self.bound:.4g}{relative}; largest error found {self.measured:.4g}, slack {self.slack:.3g}"
         )
