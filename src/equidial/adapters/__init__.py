@@ -1,12 +1,10 @@
 """Adapters: every verb on a model."""
 
-from equidial.adapters._budget import set_network_error
 from equidial.adapters._certify import certify
 from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._files import load, save
 from equidial.adapters._fold import fold, unload
 from equidial.adapters._measure import Scores, measure
-from equidial.adapters._network import certify_network
 from equidial.adapters._parametrization import SoftParametrization
 from equidial.adapters._recalibrate import recalibrate
 from equidial.adapters._soften import build_parametrizations, disabled, set_dial, set_softness, soften
@@ -14,7 +12,7 @@ from equidial.adapters._statistical import certify_statistically
 from equidial.adapters._status import Status, TensorStatus, status
 from equidial.adapters._targets import Target, resolve_targets
 from equidial.adapters._verify import verify
-from equidial.adapters._walk import Call, Value
+from equidial.adapters.network import Call, Value, certify_network, set_network_error
 
 __all__ = [
     "Call",

@@ -11,10 +11,10 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
-from equidial.adapters._network import Question, answer, ask, dtype_of, plain_copy
 from equidial.adapters._parametrization import SoftParametrization, constrained, original_of
 from equidial.adapters._state import require_root
-from equidial.adapters._walk import Rule
+from equidial.adapters.network._certify import Question, answer, ask, dtype_of, plain_copy
+from equidial.adapters.network._walk import Rule
 from equidial.certificates import NetworkCertificate
 from equidial.errors import ArgumentError, BudgetError, TargetError, explain
 from equidial.filters import Dial, Filter, Setting

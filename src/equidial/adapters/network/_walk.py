@@ -11,10 +11,10 @@ from torch import fx, nn
 from torch.fx.node import map_arg
 from torch.utils import _pytree as pytree
 
-from equidial.adapters._actions import Action, VectorAction, moved_terms
 from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._state import tensor_hash
-from equidial.adapters._trace import plain_name
+from equidial.adapters.network._actions import Action, VectorAction, moved_terms
+from equidial.adapters.network._trace import plain_name
 from equidial.certificates import UNIT_ROUNDOFF, Bounds, gamma
 from equidial.groups import Group, GroupElement
 

@@ -11,10 +11,17 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from equidial.adapters._actions import Action, GridAction, TrivialAction, VectorAction, grid_action, vector_action
 from equidial.adapters._geometry import Window, acts_by_lattice
-from equidial.adapters._module_rules import is_symmetric, summed
-from equidial.adapters._walk import Call, Value, norms_of
+from equidial.adapters.network._actions import (
+    Action,
+    GridAction,
+    TrivialAction,
+    VectorAction,
+    grid_action,
+    vector_action,
+)
+from equidial.adapters.network._module_rules import is_symmetric, summed
+from equidial.adapters.network._walk import Call, Value, norms_of
 from equidial.certificates import UNIT_ROUNDOFF, concatenated, slope_bound
 from equidial.representations import Trivial
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from equidial import SoftEquivarianceConfig, certify_network, set_network_error, set_softness, soften
-from equidial.adapters._network import answer, ask, plain_copy
 from equidial.adapters._parametrization import constrained, original_of
+from equidial.adapters.network._certify import answer, ask, plain_copy
 from equidial.errors import BudgetError, EquidialError, TargetError
 from tests.adapters.models import same_tensors, snapshot
 

@@ -12,17 +12,17 @@ import torch
 from torch import nn
 
 from equidial._version import __version__
-from equidial.adapters._actions import Action, TrivialAction, VectorAction, grid_action, vector_action
 from equidial.adapters._batches import logits_of
 from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._fold import fold
-from equidial.adapters._function_rules import FUNCTION_RULES
 from equidial.adapters._matching import pattern_for
-from equidial.adapters._module_rules import MODULE_RULES
-from equidial.adapters._search import ErrorSearch
 from equidial.adapters._state import find_root
-from equidial.adapters._trace import trace
-from equidial.adapters._walk import Abstention, Network, Rule, Step, Value, Walk, norms_of
+from equidial.adapters.network._actions import Action, TrivialAction, VectorAction, grid_action, vector_action
+from equidial.adapters.network._function_rules import FUNCTION_RULES
+from equidial.adapters.network._module_rules import MODULE_RULES
+from equidial.adapters.network._search import ErrorSearch
+from equidial.adapters.network._trace import trace
+from equidial.adapters.network._walk import Abstention, Network, Rule, Step, Value, Walk, norms_of
 from equidial.certificates import Bounds, NetworkCertificate, NetworkStep, certified_elements, gamma
 from equidial.errors import ArgumentError, explain
 from equidial.filters import Constraint, resolve_radius

@@ -1,6 +1,6 @@
 """Rules of modules: how each commutes with an action, its Lipschitz constant, its defect.
 
-A rule gets a :class:`~equidial.adapters._walk.Call` and returns a value, or abstains with a reason.
+A rule gets a :class:`~equidial.adapters.network._walk.Call` and returns a value, or abstains with a reason.
 """
 
 from __future__ import annotations
@@ -12,10 +12,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from equidial.adapters._actions import Action, GridAction, TrivialAction, VectorAction, grid_action, vector_action
 from equidial.adapters._geometry import Window, acts_by_lattice, has_quarter_turns, reversed_axes
 from equidial.adapters._matching import pattern_for
-from equidial.adapters._walk import Call, Rule, Value, norms_of
+from equidial.adapters.network._actions import (
+    Action,
+    GridAction,
+    TrivialAction,
+    VectorAction,
+    grid_action,
+    vector_action,
+)
+from equidial.adapters.network._walk import Call, Rule, Value, norms_of
 from equidial.certificates import (
     action_error,
     certify_weight,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from equidial.adapters._actions import Action
+from equidial.adapters.network._actions import Action
 from equidial.groups import Group, GroupElement
 
 _SAMPLES = 24
