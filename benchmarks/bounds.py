@@ -39,7 +39,7 @@ from benchmarks._taylor import own_residual, words, worst_residual
 from equidial import equivariant_filter, invariant_filter
 from equidial.certificates import certify_weight
 from equidial.errors import ArgumentError, explain
-from equidial.filters import Constraint
+from equidial.filters import Constraint, Spectrum
 from equidial.groups import SO, SO2, C, D, GroupElement, Lorentz, O
 from equidial.representations import Pixels, Representation, Tensor, Trivial, Vector
 
@@ -150,7 +150,8 @@ def row_of(space: Space, weight: torch.Tensor, response: str, softness: float) -
     )
     found = build.at(weight)
     result = found(weight)
-    certificate = certify_weight(constraint, result)
+    spectrum = found.decomposition if isinstance(found.decomposition, Spectrum) else None
+    certificate = certify_weight(constraint, result, spectrum=spectrum)
     group = constraint.group
     applies = constraint.is_orthogonal
     return Row(

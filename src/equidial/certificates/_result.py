@@ -168,6 +168,10 @@ class Certificate(Document):
                 f"{row.kind:<6} {row.level:<7} {row.elements}"
             )
         notes = dict.fromkeys(note for row in self.layers for note in row.notes)
+        for row in self.layers:
+            if row.interpolation is not None:
+                text = f"{row.representation} under {row.group}: turned images differ from the action by"
+                notes[f"{text} {row.interpolation:.2g} of their norm (interpolation, no part of any bound)"] = None
         return "\n".join([*lines, *(f"note: {note}" for note in notes)])
 
 
