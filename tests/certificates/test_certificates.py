@@ -98,7 +98,9 @@ def test_a_large_group_is_bounded_by_its_generators() -> None:
     assert strict.bound < 1e-10
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float8_e4m3fn, torch.float8_e5m2], ids=str
+)
 def test_strict_permutation_symmetry_survives_any_dtype(dtype: torch.dtype) -> None:
     f = invariant_filter(Pixels(C(4), (5, 5)), softness=0.0)
     rounded = f(torch.randn(8, 25, dtype=torch.float64)).to(dtype)
