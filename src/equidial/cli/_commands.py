@@ -21,16 +21,14 @@ from equidial.recipes import Adapt, Demo, check_fits, load_model
 from equidial.recipes.adapt import Outcome, Progress, run
 
 
-@dataclass(frozen=True)
-class Measure:
-    """Measure accuracy and invariance error of a classifier under a group."""
+@dataclass(frozen=True, kw_only=True)
+class _OnImages:
+    """A model, images, and how they are read."""
 
     model: str
     """demo | hf:NAME_OR_FOLDER | timm:NAME | FILE.py:function (runs the code of that file)."""
     data: str
     """demo | FILE.npz (x_train, y_train, x_test, y_test) | FOLDER (train/<class>/, test/<class>/)."""
-    group: str = "C4"
-    """C<n>, D<n>, SO2, Flip, FlipUD, T2."""
     weights: Path | None = None
     """A .safetensors file with the model's tensors, e.g. the model.safetensors of a run."""
     radius: float | None = None
@@ -43,6 +41,14 @@ class Measure:
     """Subtracted from images in [0, 1], one number or one per channel."""
     std: tuple[float, ...] = (0.5,)
     """Divisor after that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measure(_OnImages):
+    """Measure accuracy and invariance error of a classifier under a group."""
+
+    group: str = "C4"
+    """C<n>, D<n>, SO2, Flip, FlipUD, T2."""
     seed: int = 0
     """Of the Hutchinson probes."""
     json: bool = False
@@ -65,8 +71,8 @@ class Certify:
     """Largest distance of the elements (radians or pixels); default: the whole group."""
     image_size: int | None = None
     """Input size in pixels, by which strided layers are judged."""
-    norm: Literal["frobenius", "jacobian"] = "frobenius"
-    """Of the tensor, or of the matrix of the whole layer."""
+    norm: Literal["frobenius", "spectral", "jacobian"] = "frobenius"
+    """frobenius: of the tensor; spectral: of its matrix; jacobian: Frobenius, of the matrix of the whole layer."""
     output: Path | None = None
     """Write the certificate as JSON to this file."""
     verify: Path | None = None
@@ -74,12 +80,10 @@ class Certify:
     weights alone and compare; with --model the levels as well. Exit code 2 where a row does not stand."""
 
 
-@dataclass(frozen=True)
-class CertifySampled:
+@dataclass(frozen=True, kw_only=True)
+class CertifySampled(_OnImages):
     """Certify a whole network with a confidence, from fresh test images and random group elements."""
 
-    model: str
-    """demo | hf:NAME_OR_FOLDER | timm:NAME | FILE.py:function (runs the code of that file)."""
     data: str
     """demo | FILE.npz | FOLDER; its test images, which the model must not have been trained or tuned on."""
     tau: tuple[float, ...]
@@ -92,18 +96,6 @@ class CertifySampled:
     """relative: ||F(gx) - F(x)|| / ||F(x)||; total_variation of the softmax; kl in nats."""
     group: str = "C4"
     """C<n>, D<n>, SO2, O2, Flip, FlipUD, T2."""
-    weights: Path | None = None
-    """A .safetensors file with the model's tensors, e.g. the model.safetensors of a run."""
-    radius: float | None = None
-    """Largest group element (radians or pixels); default: all, 30 degrees for SO2."""
-    batch_size: int = 128
-    """Images per step."""
-    image_size: int | None = None
-    """Resize images to this many pixels a side."""
-    mean: tuple[float, ...] = (0.5,)
-    """Subtracted from images in [0, 1], one number or one per channel."""
-    std: tuple[float, ...] = (0.5,)
-    """Divisor after that."""
     seed: int = 0
     """Of the random elements, one per image."""
     output: Path | None = None
