@@ -28,7 +28,7 @@ def generator_bound(
     tried. Cost: one application of each generator, twice with a spectrum.
     """
     whole = _bound(constraint, matrices, radius)
-    low = None if spectrum is None else _low_part(constraint, matrices, radius, spectrum)
+    low = None if spectrum is None else low_part(constraint, matrices, radius, spectrum)
     if low is None:
         return whole
     # the subtraction rounds each entry once
@@ -95,7 +95,7 @@ def _connected_then_letter(constraint: Constraint, matrices: torch.Tensor, radiu
     return up(absolute)
 
 
-def _low_part(constraint: Constraint, matrices: torch.Tensor, radius: float, spectrum: Spectrum) -> torch.Tensor | None:
+def low_part(constraint: Constraint, matrices: torch.Tensor, radius: float, spectrum: Spectrum) -> torch.Tensor | None:
     """The components of ``W`` below the cut that promises the smallest bound; ``None`` where no cut does."""
     weight = constraint.from_matrices(matrices)
     coefficients = spectrum.analyse(weight)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
+from equidial.certificates._generators import low_part
 from equidial.certificates._rounding import UNIT_ROUNDOFF, action_error, application_error, gamma, up
 from equidial.certificates._search import worst_element
 from equidial.certificates._supremum import Supremum, certify_weight, describe_elements
@@ -31,7 +32,7 @@ from equidial.groups import Group, GroupElement
 MAX_ELEMENTS = 512
 """A finite group with more elements is bounded as a whole, not element by element."""
 
-_MAX_PROJECTED = 4096  # largest weight space whose symmetric part is computed for a bound
+_MAX_SPLIT = 4096  # largest weight space whose spectrum is computed for a bound
 _FREQUENCY_WORK = 4e8  # multiplications that the frequencies of one convolution may cost
 _ANGLES = 33  # of the grid of a one-parameter group
 
@@ -206,7 +207,7 @@ def operator_defect(constraint: Constraint, weight: torch.Tensor, radius: float 
     * the Frobenius bound of :func:`certify_weight`;
     * ``phi(radius)`` times the larger of ``||[L_1 W; ..; L_n W]||_2`` (stacked either way) and the letters'
       ``||L_s W||_2``, ``phi = radius`` for orthogonal actions (theory 4, the integral in the spectral norm);
-    * for orthogonal actions ``2 ||W - P W||_2``, ``P W`` the symmetric part: only the rest can fail to commute;
+    * ``bound(V) + trivial ||W - V||_2`` for the symmetric part ``V``, and for what lies below a cut of the spectrum;
     * one parameter: ``max ||..||_2`` on a grid of angles plus half a step times ``||L W||_2``.
 
     Raises ``ArgumentError`` for a weight of another space. Cost: a spectrum and a few O(d^3).
@@ -278,14 +279,18 @@ def _of_all(constraint: Constraint, stored: torch.Tensor, matrix: torch.Tensor, 
     size = float(matrix.norm())
     if size == 0:
         return 0.0
+    built = None if residual or constraint.dim > _MAX_SPLIT else build_spectrum(constraint)
+    spectrum = built if isinstance(built, Spectrum) else None
     bounds = [
-        certify_weight(constraint, stored, radius).absolute,
+        certify_weight(constraint, stored, radius, spectrum).absolute,
         up(trivial_bound(constraint, radius) * float(spectral_norms(matrix))),
     ]
     if not residual:
         bounds.append(_by_generators(constraint, matrix, radius, size))
+        if spectrum is not None:
+            bounds += _by_split(constraint, stored, matrix, radius, spectrum)
         if constraint.is_orthogonal:
-            bounds += [*_by_projection(constraint, stored, radius), *_by_angles(constraint, matrix, radius, size)]
+            bounds += _by_angles(constraint, matrix, radius, size)
     return min(bounds)
 
 
@@ -317,17 +322,19 @@ def _by_generators(constraint: Constraint, matrix: torch.Tensor, radius: float, 
     return up(reach * lie + max(jumps)) if jumps else up(min(radius, reach) * lie)
 
 
-def _by_projection(constraint: Constraint, stored: torch.Tensor, radius: float) -> list[float]:
-    if not constraint.group.is_compact or constraint.dim > _MAX_PROJECTED:
-        return []
-    spectrum = build_spectrum(constraint)
-    if not isinstance(spectrum, Spectrum) or spectrum.smallest_sigma() > 0:
-        return []
-    kept = Filter(spectrum, "hard", Dial("threshold", 0.0), Setting(0.0))(stored)
-    # any matrix serves as the symmetric part as long as its own defect is counted
-    rest = float(spectral_norms(constraint.as_matrices(stored - kept))) * (1 + gamma(constraint.dim + 2))
-    own = constraint.as_matrices(kept)
-    return [up(2 * rest + _by_generators(constraint, own, radius, float(own.norm())))]
+def _by_split(
+    constraint: Constraint, stored: torch.Tensor, matrix: torch.Tensor, radius: float, spectrum: Spectrum
+) -> list[float]:
+    """``bound(V) + trivial ||W - V||_2`` holds for any ``V``: the symmetric part, and what lies below the best cut."""
+    parts = [low_part(constraint, matrix, radius, spectrum)]
+    if spectrum.smallest_sigma() == 0:
+        parts.append(constraint.as_matrices(Filter(spectrum, "hard", Dial("threshold", 0.0), Setting(0.0))(stored)))
+    trivial, found = trivial_bound(constraint, radius), []
+    for part in parts:
+        if part is not None:
+            rest = float(spectral_norms(matrix - part)) * (1 + gamma(constraint.dim + 2))
+            found.append(up(trivial * rest + _by_generators(constraint, part, radius, float(part.norm()))))
+    return found
 
 
 def _by_angles(constraint: Constraint, matrix: torch.Tensor, radius: float, size: float) -> list[float]:
