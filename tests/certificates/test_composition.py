@@ -86,8 +86,10 @@ def test_convolution_norms_are_upper_bounds_of_the_operator(draws: int) -> None:
         true = dense_norm(operator)
         bound = convolution_norm(weight, stride, padded, dilation, groups)
         whatever_size = convolution_norm(weight, stride, None, dilation, groups)
-        assert true <= bound <= 2.5 * true
+        assert true <= bound
         assert true <= whatever_size
+        if not any(padding):  # with padding a tap may meet no pixel at all, and the operator may be 0
+            assert bound <= 2.5 * true
 
 
 def test_a_large_torus_is_sampled_and_still_covered() -> None:

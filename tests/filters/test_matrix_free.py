@@ -121,9 +121,15 @@ def test_random_generators(seed: int, dim_in: int, dim_out: int, share: float, r
         if not smallest * 1.01 < b:
             return
     tolerance = TOLERANCE[response]
-    found = equivariant_filter(
-        rep_in, rep_out, threshold=b, response=response, method=METHOD[response], tolerance=tolerance
-    )(weight)
+    try:
+        found = equivariant_filter(
+            rep_in, rep_out, threshold=b, response=response, method=METHOD[response], tolerance=tolerance
+        )(weight)
+    except ToleranceError:
+        # a step this narrow beside the rigorous bound of the spectrum is refused, as documented
+        assert response == "taper"
+        assert constraint.scale > 100 * b
+        return
     if response == "nearest":
         # the nearest point of the cone, whatever found it
         expected = equivariant_filter(rep_in, rep_out, threshold=b, response=response, method="dense")(weight)
