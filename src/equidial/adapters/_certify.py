@@ -14,8 +14,6 @@ from equidial.adapters._fold import folded_value
 from equidial.adapters._geometry import (
     Window,
     acts_by_lattice,
-    has_quarter_turns,
-    reversed_axes,
     sizes_at,
 )
 from equidial.adapters._parametrization import SoftParametrization, constrained
@@ -263,23 +261,16 @@ class _Levels:
             kind = type(module).__name__.removeprefix("Parametrized")
             return "kernel", (f"no window rule for {kind}: the bound speaks of the kernel alone",)
         size = self.sizes.get(id(module))
-        axes = reversed_axes(self.group, len(window.kernel))
         if size is None:
             if window.is_strided:
                 return "kernel", (
                     "a strided layer keeps the symmetry at some input sizes only: pass image_size= to judge it",
                 )
             size = window.kernel
-        if window.is_symmetric(size, axes) and not (
-            has_quarter_turns(self.group) and not (window.is_isotropic and _is_square(size, window))
-        ):
+        if window.fits(self.group, size):
             return "image", ()
         reason = (
             f"stride {window.stride} with padding {window.before}/{window.after} at input {size} does not fit "
             f"{self.group.name}: the bound speaks of the kernel alone"
         )
         return "kernel", (reason,)
-
-
-def _is_square(size: tuple[int, ...], window: Window) -> bool:
-    return size == window.kernel or len(set(size)) == 1

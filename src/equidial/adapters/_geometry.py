@@ -59,6 +59,11 @@ class Window:
                 return False
         return True
 
+    def fits(self, group: Group, size: Sequence[int]) -> bool:
+        """Whether the windows of an image that a lattice group moves are the moved windows."""
+        turned = has_quarter_turns(group) and not (self.is_isotropic and len(set(size)) == 1)
+        return not turned and self.is_symmetric(size, reversed_axes(group, len(size)))
+
     def tap_counts(self, size: Sequence[int]) -> torch.Tensor:
         """How many output positions each tap of the kernel reads an input pixel at, ``[k...]`` float64.
 

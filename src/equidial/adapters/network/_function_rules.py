@@ -20,7 +20,7 @@ from equidial.adapters.network._actions import (
     grid_action,
     vector_action,
 )
-from equidial.adapters.network._module_rules import is_symmetric, summed
+from equidial.adapters.network._module_rules import summed
 from equidial.adapters.network._walk import Call, Value, norms_of
 from equidial.certificates import UNIT_ROUNDOFF, concatenated, slope_bound
 from equidial.representations import Trivial
@@ -252,7 +252,7 @@ def _sliced(call: Call, action: GridAction, index: Sequence[int | slice], tensor
         call.abstain(f"{call.label} picks points of {action.name}")
     ones, zeros = (1,) * len(steps), (0,) * len(steps)
     window = Window(ones, tuple(steps), zeros, zeros, ones)
-    if not is_symmetric(call, window, action.shape):
+    if not window.fits(call.walk.group, action.shape):
         call.abstain(f"{call.label} in steps of {tuple(steps)} does not fit {action.name}: the last point is left out")
     axis = action.axis - gone
     return grid_action(action.group, tuple(tensor.shape[axis : axis + len(steps)]), axis)
@@ -273,7 +273,7 @@ def pad(call: Call) -> Value:
         if any(pair != (0, 0) for pair in around):
             ones = (1,) * len(around)
             before, after = zip(*around, strict=True)
-            if action.flat or not is_symmetric(call, Window(ones, ones, before, after, ones), action.shape):
+            if action.flat or not Window(ones, ones, before, after, ones).fits(call.walk.group, action.shape):
                 call.abstain(f"{call.label} by {around}, which does not fit {action.name}")
             action = grid_action(
                 action.group, tuple(tensor.shape[action.axis : action.axis + len(around)]), action.axis

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from equidial.adapters._geometry import Window, acts_by_lattice, has_quarter_turns, reversed_axes
+from equidial.adapters._geometry import Window, acts_by_lattice
 from equidial.adapters._matching import pattern_for
 from equidial.adapters.network._actions import (
     Action,
@@ -40,16 +40,9 @@ from equidial.nn import NormNonlinearity
 from equidial.representations import Pixels, Representation, Trivial
 
 
-def is_symmetric(call: Call, window: Window, size: tuple[int, ...]) -> bool:
-    """Whether the windows of a moved image are the moved windows."""
-    group = call.walk.group
-    turned = has_quarter_turns(group) and not (window.is_isotropic and len(set(size)) == 1)
-    return not turned and window.is_symmetric(size, reversed_axes(group, len(size)))
-
-
 def require_symmetric(call: Call, window: Window, size: tuple[int, ...]) -> None:
-    """Abstain unless it is."""
-    if not is_symmetric(call, window, size):
+    """Abstain unless the windows of a moved image are the moved windows."""
+    if not window.fits(call.walk.group, size):
         call.abstain(
             f"stride {window.stride} with padding {window.before}/{window.after} at input {size} does not fit "
             f"{call.walk.group.name}: the windows of a moved image are not the moved windows"
