@@ -1,17 +1,21 @@
 """Turn the equivariance dial of any pretrained neural network, with a guarantee.
 
-Group -> Representation -> Constraint -> Spectrum -> Filter -> soften(model) -> certify / measure -> fold -> save
+Group -> Representation -> Constraint -> Spectrum -> Filter -> soften(model)
+-> certify / measure / diagnose -> fold -> save
 """
 
 from equidial import adapters, certificates, errors, filters, groups, metrics, nn, representations
 from equidial._version import __version__
 from equidial.adapters import (
+    Cause,
+    Diagnosis,
     Scores,
     SoftEquivarianceConfig,
     Status,
     certify,
     certify_network,
     certify_statistically,
+    diagnose,
     disabled,
     fold,
     load,
@@ -31,7 +35,9 @@ from equidial.errors import EquidialError, EquidialWarning
 from equidial.filters import Filter, equivariant_filter, invariant_filter
 
 __all__ = [
+    "Cause",
     "Certificate",
+    "Diagnosis",
     "EquidialError",
     "EquidialWarning",
     "Filter",
@@ -47,6 +53,7 @@ __all__ = [
     "certify",
     "certify_network",
     "certify_statistically",
+    "diagnose",
     "disabled",
     "equivariant_filter",
     "errors",

@@ -12,10 +12,13 @@ from equidial.adapters._statistical import certify_statistically
 from equidial.adapters._status import Status, TensorStatus, status
 from equidial.adapters._targets import Target, resolve_targets
 from equidial.adapters._verify import verify
+from equidial.adapters.diagnosis import Cause, Diagnosis, diagnose
 from equidial.adapters.network import Call, Value, certify_network, set_network_error
 
 __all__ = [
     "Call",
+    "Cause",
+    "Diagnosis",
     "Scores",
     "SoftEquivarianceConfig",
     "SoftParametrization",
@@ -27,6 +30,7 @@ __all__ = [
     "certify",
     "certify_network",
     "certify_statistically",
+    "diagnose",
     "disabled",
     "fold",
     "load",

@@ -241,6 +241,11 @@ def check_life(model: nn.Module) -> None:
                 "turn its dial with set_dial, or fold or unload it first",
             )
         )
+    check_whole(model)
+
+
+def check_whole(model: nn.Module) -> None:
+    """Raise for a model that something else has compiled, wrapped or sharded."""
     if type(model).__name__ in _WRAPPERS:
         raise StateError(
             explain(

@@ -3,6 +3,7 @@
 from equidial.metrics._action import (
     DEFAULT_RADIUS,
     RandomElements,
+    element_name,
     measured_elements,
     random_elements,
     rotate_bilinear,
@@ -24,6 +25,7 @@ __all__ = [
     "RandomElements",
     "combined_accuracy",
     "correct",
+    "element_name",
     "interpolation_distance",
     "invariance_kl",
     "jacobian_norm",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -10,7 +11,7 @@ from torch.nn import functional
 from equidial.errors import ArgumentError, GroupActionError, explain
 from equidial.groups import Group, GroupElement, PlanarGroup, Shift
 
-DEFAULT_RADIUS = 3.141592653589793 / 6
+DEFAULT_RADIUS = math.pi / 6
 """Radius of rotations measured when none is given: 30 degrees, the protocol of paper A."""
 
 _ANGLES = 12
@@ -86,6 +87,15 @@ def measured_elements(group: Group, radius: float | None = None) -> list[GroupEl
             )
         )
     return elements
+
+
+def element_name(g: GroupElement) -> str:
+    """An element of a group that moves images, in words: ``"rotation by 90°"``, ``"mirror"``, ``"shift by (1, 0)"``."""
+    if not isinstance(g.group, PlanarGroup):
+        return f"shift by {g.value}" if isinstance(g.group, Shift) else repr(g)
+    angle, reflected = g.group.angle_and_mirror(g.value)
+    turn = f"rotation by {math.degrees(angle):.0f}°"
+    return f"mirror and {turn}" if reflected and angle else "mirror" if reflected else turn
 
 
 class RandomElements(NamedTuple):

@@ -19,6 +19,7 @@ from equidial.adapters import (
 )
 from equidial.filters import Dial
 from equidial.groups import GroupElement
+from equidial.metrics import element_name
 from equidial.representations import Pixels
 
 
@@ -107,7 +108,7 @@ def _pictures(
         values.append(filtered.reshape(-1, *rep.shape).numpy())
         errors.append(error(filtered).reshape(-1, *rep.shape).numpy())
     return DialPictures(
-        target.name, target.layout.kind, _element_name(element), tuple(softness), np.stack(values), np.stack(errors)
+        target.name, target.layout.kind, element_name(element), tuple(softness), np.stack(values), np.stack(errors)
     )
 
 
@@ -119,12 +120,3 @@ def _most_moving(target: Target, weights: torch.Tensor) -> GroupElement:
         candidates = [group.exp(group.radius * k / 12) for k in range(1, 13)]
     matrices = weights[:, None]
     return max(candidates, key=lambda g: float((target.constraint.transform(g, matrices) - matrices).norm()))
-
-
-def _element_name(g: GroupElement) -> str:
-    angle = getattr(g.group, "angle_and_mirror", None)
-    if angle is None:
-        return f"shift by {g.value}"
-    degrees, reflected = angle(g.value)
-    turn = f"rotation by {np.degrees(degrees):.0f}°"
-    return f"mirror and {turn}" if reflected and degrees else "mirror" if reflected else turn

@@ -1,0 +1,162 @@
+"""What a diagnosis says: the error of every output, what every module adds, the causes and their remedies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Mend = Literal["weights", "size", "padding", "code", "none"]
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One thing that breaks the symmetry.
+
+    Attributes:
+        cause: its name: ``kernel``, ``position table``, ``stride``, ``asymmetric padding``, ..
+        module: where it acts.
+        error: the largest ``||f(rho(g) h) - rho'(g) f(h)|| / ||f(h)||`` that it adds, over the elements tried.
+        arithmetic: why, in numbers.
+        remedy: what to do.
+        mend: what has to change: ``weights`` (soften them), ``size`` of the input, ``padding``, ``code``, ``none``.
+        parameter: the tensor to soften, where one is to blame.
+    """
+
+    cause: str
+    module: str
+    error: float
+    arithmetic: str
+    remedy: str
+    mend: Mend
+    parameter: str | None = None
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """What one module adds to the error, and the error that has arrived behind it, relative."""
+
+    module: str
+    operation: str
+    added: float
+    arrived: float
+
+
+@dataclass(frozen=True)
+class OutputError:
+    """The error of one output; ``kind``: ``invariant``, ``grid``, ``tokens`` or ``unknown`` (then NaN)."""
+
+    name: str
+    kind: str
+    error: float
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The result of :func:`equidial.diagnose`; prints as a report.
+
+    Attributes:
+        group: the group asked for; ``moved_by``: the elements that were tried, all of which permute pixels.
+        shape: of the example.
+        outputs, layers, causes: see there; causes in the order in which they act.
+        sizes: input sizes near that of the example at which no window, padding or slice breaks the group.
+        tolerance: relative error above which an operation is at fault.
+        notes: what the reader must know besides.
+    """
+
+    group: str
+    moved_by: tuple[str, ...]
+    shape: tuple[int, ...]
+    outputs: tuple[OutputError, ...]
+    layers: tuple[LayerError, ...]
+    causes: tuple[Cause, ...]
+    sizes: tuple[int, ...]
+    tolerance: float
+    notes: tuple[str, ...] = ()
+
+    def __iter__(self) -> Iterator[Cause]:
+        return iter(self.causes)
+
+    def __len__(self) -> int:
+        return len(self.causes)
+
+    @property
+    def error(self) -> float:
+        """The largest error of an output, relative; NaN where none could be compared."""
+        known = [output.error for output in self.outputs if output.error == output.error]
+        return max(known, default=float("nan"))
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The tensors to soften."""
+        names = [c.parameter for c in self.causes if c.mend == "weights" and c.parameter]
+        return tuple(dict.fromkeys(names))
+
+    def of(self, cause: str) -> tuple[Cause, ...]:
+        """The causes of this name."""
+        return tuple(c for c in self.causes if c.cause == cause)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, ready for JSON."""
+        return asdict(self) | {"error": self.error, "targets": list(self.targets)}
+
+    def __str__(self) -> str:
+        lines = [f"{self.group} on inputs of {'x'.join(map(str, self.shape))}, moved by {', '.join(self.moved_by)}"]
+        for output in self.outputs:
+            lines.append(f"  output {output.name}: {output.kind}, error {output.error:.3g}")
+        if not self.causes:
+            lines.append(f"  every operation commutes with the group to {self.tolerance:.0e}")
+        for same in _grouped(self.causes):
+            worst = max(same, key=lambda c: c.error)
+            error = f"up to {worst.error:.3g}" if worst.error == worst.error else "not comparable"
+            lines.append(f"{worst.cause}: {len(same)} place{'s' if len(same) > 1 else ''}, {error}")
+            lines.append(f"    where: {_shown([c.module for c in same])}")
+            lines.append(f"    why:   {worst.arithmetic}")
+            lines.append(f"    do:    {worst.remedy}")
+        lines += [f"note: {note}" for note in self.notes]
+        return "\n".join(lines)
+
+    def plot(self) -> Figure:
+        """Error added and error arrived along the network, on a logarithmic axis, causes marked."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 4.2), layout="constrained")
+        axes = figure.subplots()
+        floor = self.tolerance * 1e-3
+        steps = range(len(self.layers))
+        axes.plot(steps, [max(row.arrived, floor) for row in self.layers], color="#222222", lw=1.4, label="arrived")
+        added = [max(row.added, floor) for row in self.layers]
+        colours = ["#b23a48" if row.added > self.tolerance else "#b8c4d6" for row in self.layers]
+        axes.vlines(list(steps), floor, added, colors=colours, lw=2)
+        axes.scatter(list(steps), added, c=colours, s=10, label="added", zorder=3)
+        axes.axhline(self.tolerance, color="#888888", lw=0.8, ls="--")
+        named: dict[str, int] = {}
+        for number, row in enumerate(self.layers):
+            found = next((c for c in self.causes if c.module == row.module and row.added > self.tolerance), None)
+            if found is not None and found.cause not in named:
+                named[found.cause] = number
+                axes.annotate(
+                    found.cause, (number, added[number]), xytext=(3, 4), textcoords="offset points", fontsize=8
+                )
+        axes.set_yscale("log")
+        axes.set_xlabel("operation, in the order in which they act")
+        axes.set_ylabel("relative error")
+        axes.set_title(f"{self.group} at {'x'.join(map(str, self.shape[-2:]))}: error at the output {self.error:.3g}")
+        axes.legend(loc="lower right", fontsize=8)
+        return figure
+
+
+def _grouped(causes: Sequence[Cause]) -> list[list[Cause]]:
+    """Causes of one name and remedy together, in the order of their first appearance."""
+    groups: dict[tuple[str, str], list[Cause]] = {}
+    for cause in causes:
+        groups.setdefault((cause.cause, cause.mend), []).append(cause)
+    return list(groups.values())
+
+
+def _shown(names: Sequence[str]) -> str:
+    names = list(dict.fromkeys(name or "the model itself" for name in names))
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
