@@ -113,6 +113,46 @@ def test_measure_and_certify_plain_models(model_file: str, small_npz: str, capsy
     assert "nothing is claimed of the image" in out
 
 
+@pytest.fixture
+def dense_file(tmp_path: Path) -> str:
+    body = "from torch import nn\n\n\ndef build():\n    return nn.Conv2d(3, 4, 3, padding=1)\n"
+    (tmp_path / "dense.py").write_text(body)
+    return f"{tmp_path / 'dense.py'}:build"
+
+
+@pytest.fixture
+def masks_npz(tmp_path: Path, small_npz: str) -> str:
+    rng = np.random.default_rng(1)
+    with np.load(small_npz) as arrays:
+        images = {key: arrays[key] for key in ("x_train", "x_test")}
+    masks = {f"y_{part}": rng.integers(0, 4, (n, 9, 9)) for part, n in (("train", 16), ("test", 8))}
+    np.savez(tmp_path / "masks.npz", allow_pickle=False, **images, **masks)
+    return str(tmp_path / "masks.npz")
+
+
+def test_measure_dense_outputs_and_a_curve(
+    dense_file: str, masks_npz: str, small_npz: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("measure", "--model", dense_file, "--json", "--group", "C4")
+    code, out, _ = run(capsys, *where, "--data", masks_npz, "--task", "segmentation")
+    assert code == 0
+    scores = json.loads(out)
+    assert 0 < scores["aIoU"] < 0.5
+    assert (scores["images"], scores["elements"]) == (8, 3)
+
+    file = tmp_path / "curve.json"
+    curve = ("--curve", str(file), "--disc")
+    code, out, _ = run(capsys, *where, "--data", small_npz, "--task", "features", *curve)
+    assert code == 0
+    assert json.loads(out)["eErr_rel"] > 0
+    document = json.loads(file.read_text())
+    assert (document["task"], document["disc"], len(document["angles"])) == ("features", True, 37)
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    file.unlink()
+    assert run(capsys, *where, "--data", small_npz, "--task", "features", "--group", "Flip", *curve)[0] == 2
+    assert not file.exists()
+
+
 def test_certify_from_a_sample(
     model_file: str, small_npz: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +178,9 @@ SAMPLED = ("certify-sampled", "--model", "demo", "--data", "demo", "--tau")
         (("measure", "--model", "demo", "--data", "demo", "--group", "C4x"), "C<n> and D<n>"),
         (("measure", "--model", "nothing", "--data", "demo"), "demo | hf:"),
         (("measure", "--model", "demo", "--data", "nothing"), "existing FILE.npz"),
+        (("measure", "--model", "demo", "--data", "demo", "--task", "segmentation"), "existing FILE.npz for masks"),
+        (("measure", "--model", "demo", "--data", "demo", "--task", "features"), "features as tokens"),
+        (("measure", "--model", "demo", "--data", "demo", "--curve", "curve.png"), "a .json file for --curve"),
         (("certify", "--model", "demo"), "--group or --config"),
         (("measure", "--model", "demo", "--data", "SMALL"), "a model that reads images of (3, 9, 9)"),
         (("adapt", "--model", "NET", "--data", "MANY", "--output", "out"), "an output for each of the 5 classes"),

@@ -63,6 +63,38 @@ def test_npz(tmp_path: Path) -> None:
     assert float(found.test.dataset[0][0].mean()) == 1.0
 
 
+def test_masks(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    masks = {f"y_{part}": rng.integers(0, 3, (n, 8, 8), dtype=np.uint8) for part, n in (("train", 12), ("test", 6))}
+    masks["y_test"][1, 0] = 255
+    path = str(write_npz(tmp_path / "m.npz", **masks))
+    images = load_images(path, masks=True)
+    assert images.classes == ("0", "1", "2"), "255 is no class"
+    x, y = next(iter(loader(images.test, 4)))
+    assert (x.shape, y.shape, y.dtype) == ((4, 3, 8, 8), (4, 8, 8), torch.long)
+    assert np.array_equal(y.numpy(), masks["y_test"][:4])
+    tripled = load_images(path, masks=True, size=24).test.dataset[1][1]
+    assert np.array_equal(tripled.numpy(), masks["y_test"][1].repeat(3, 0).repeat(3, 1)), "each label three times over"
+    with pytest.raises(EquidialError, match="as many labels"):
+        load_images(path)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: "demo", "existing FILE.npz for masks"),
+        (lambda p: str(p), "existing FILE.npz for masks"),
+        (lambda p: str(write_npz(p / "a.npz")), "y_train: integer masks of shape"),
+        (lambda p: str(write_npz(p / "a.npz", y_train=np.zeros((12, 8, 7), int))), "y_train: integer masks of shape"),
+        (lambda p: str(write_npz(p / "a.npz", y_train=np.zeros((12, 8, 8)))), "integer masks of shape"),
+    ],
+)
+def test_masks_refused(make, message: str, tmp_path: Path) -> None:
+    source = make(tmp_path)
+    with pytest.raises(EquidialError, match=message):
+        load_images(source, masks=True)
+
+
 def test_folder(tmp_path: Path) -> None:
     images = load_images(str(write_folder(tmp_path)))
     assert images.classes == ("cat", "dog")

@@ -2,11 +2,13 @@
 
 from equidial.adapters._certify import certify
 from equidial.adapters._config import SoftEquivarianceConfig
+from equidial.adapters._error_curve import ErrorCurve, error_curve
 from equidial.adapters._files import load, save
 from equidial.adapters._fold import fold, unload
-from equidial.adapters._measure import Scores, measure
+from equidial.adapters._measure import measure
 from equidial.adapters._parametrization import SoftParametrization
 from equidial.adapters._recalibrate import recalibrate
+from equidial.adapters._scores import FeatureScores, Scores, SegmentationScores
 from equidial.adapters._soften import build_parametrizations, disabled, set_dial, set_softness, soften
 from equidial.adapters._statistical import certify_statistically
 from equidial.adapters._status import Status, TensorStatus, status
@@ -19,7 +21,10 @@ __all__ = [
     "Call",
     "Cause",
     "Diagnosis",
+    "ErrorCurve",
+    "FeatureScores",
     "Scores",
+    "SegmentationScores",
     "SoftEquivarianceConfig",
     "SoftParametrization",
     "Status",
@@ -32,6 +37,7 @@ __all__ = [
     "certify_statistically",
     "diagnose",
     "disabled",
+    "error_curve",
     "fold",
     "load",
     "measure",

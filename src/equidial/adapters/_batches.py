@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,18 +31,22 @@ def inputs_and_labels(batch: Any) -> tuple[torch.Tensor, torch.Tensor | None]:
 
 def logits_of(output: Any) -> torch.Tensor:
     """The tensor of a model's output: itself, its ``.logits``, or the entry ``"logits"``."""
+    return tensor_of(output, ("logits",), "logits")
+
+
+def tensor_of(output: Any, names: Sequence[str], what: str) -> torch.Tensor:
+    """The tensor of a model's output: itself, or the first of the attributes or entries ``names`` that is one."""
     if isinstance(output, torch.Tensor):
         return output
-    if isinstance(output, Mapping) and isinstance(output.get("logits"), torch.Tensor):
-        return output["logits"]
-    logits = getattr(output, "logits", None)
-    if isinstance(logits, torch.Tensor):
-        return logits
+    for name in names:
+        found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)
+        if isinstance(found, torch.Tensor):
+            return found
     raise ArgumentError(
         explain(
-            "a model that returns a tensor or an object with .logits",
+            f"a model that returns a tensor or an object with .{' or .'.join(names)}",
             type(output).__name__,
-            "wrap the model so that it returns its logits",
+            f"wrap the model so that it returns its {what}",
         )
     )
 

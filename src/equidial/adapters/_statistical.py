@@ -18,6 +18,7 @@ from equidial.errors import ArgumentError, explain
 from equidial.groups import Group, GroupElement, Shift, as_group
 from equidial.metrics import (
     DEFAULT_RADIUS,
+    in_frame,
     invariance_kl,
     random_elements,
     relative_error,
@@ -32,8 +33,6 @@ ERRORS = {
     "kl": "KL(softmax g F(x) || softmax F(g x)) in nats",
 }
 OUTPUTS = ("invariant", "image")
-
-_IN_FRAME = 1 - 1e-4  # of a resampled image of ones: these pixels saw nothing of the zeros outside
 
 
 def certify_statistically(
@@ -242,7 +241,7 @@ class _Comparison:
             return self.output_space.act(g, unmoved.double()), found.double()
         if self.output == "invariant":
             return unmoved[None], found[None]
-        inside = transform_images(torch.ones(unmoved.shape[-2:], dtype=torch.float64), g) > _IN_FRAME
+        inside = in_frame(unmoved.shape[-2:], g)
         return transform_images(unmoved.double(), g)[:, inside].mT, found[:, inside].double().mT
 
     def _check_shape(self, x: torch.Tensor, outputs: torch.Tensor) -> None:

@@ -45,10 +45,18 @@ class _OnImages:
 
 @dataclass(frozen=True, kw_only=True)
 class Measure(_OnImages):
-    """Measure accuracy and invariance error of a classifier under a group."""
+    """Measure accuracy and error of a network under a group."""
 
     group: str = "C4"
     """C<n>, D<n>, SO2, Flip, FlipUD, T2."""
+    task: Literal["classification", "segmentation", "features"] = "classification"
+    """segmentation: --data FILE.npz with integer masks [n, h, w] as y; features: dense outputs, no labels read."""
+    tokens: tuple[int, int, int] | None = None
+    """Rows before the grid, and its height and width, where features are tokens of a layout that cannot be guessed."""
+    curve: Path | None = None
+    """Write the error against angle, 0 to 180 degrees, to this .json file and a picture beside it."""
+    disc: bool = False
+    """For --curve: cut the images to their inscribed disc first."""
     seed: int = 0
     """Of the Hutchinson probes."""
     json: bool = False
@@ -141,13 +149,25 @@ def adapt(command: Adapt) -> None:
 
 
 def measure(command: Measure) -> None:
-    """Print the scores of a model."""
-    images = load_images(command.data, size=command.image_size, mean=command.mean, std=command.std)
+    """Print the scores of a model; write its error curve if asked for."""
+    if command.curve is not None and command.curve.suffix != ".json":
+        raise ArgumentError(explain("a .json file for --curve", str(command.curve), "e.g. --curve curve.json"))
+    segmentation = command.task == "segmentation"
+    images = load_images(command.data, size=command.image_size, mean=command.mean, std=command.std, masks=segmentation)
     model = load_model(command.model, command.weights)
-    check_fits(model, images)
+    check_fits(model, images, classifier=command.task == "classification")
     batches = loader(images.test, command.batch_size)
+    if command.curve is not None:
+        with _bar(batches, unit="batch") as bar:
+            curve = ed.error_curve(
+                model, bar, command.group, task=command.task, tokens=command.tokens, disc=command.disc
+            )
+        curve.save(command.curve)
+        curve.plot().savefig(command.curve.with_suffix(".png"), dpi=150)
     with _bar(batches, unit="batch") as bar:
-        scores = ed.measure(model, bar, command.group, radius=command.radius, seed=command.seed)
+        scores = ed.measure(
+            model, bar, command.group, command.task, command.radius, seed=command.seed, tokens=command.tokens
+        )
     print(json.dumps(scores.to_dict()) if command.json else scores)
 
 
@@ -227,7 +247,7 @@ def _read_config(path: Path) -> ed.SoftEquivarianceConfig:
 COMMANDS: tuple[tuple[str, type, Callable[[Any], None], str], ...] = (
     ("demo", Demo, demo, "Embedded model and data, no network: adapt, measure, certify, fold, report."),
     ("adapt", Adapt, adapt, "Adapt a pretrained image classifier at several dial positions."),
-    ("measure", Measure, measure, "Accuracy and invariance error of a classifier under a group."),
+    ("measure", Measure, measure, "Accuracy and error of a network under a group."),
     ("certify", Certify, certify, "Bounds of every symmetric tensor of a plain or folded model."),
     ("certify-sampled", CertifySampled, certify_sampled, "Bounds of a network's error, with a confidence, from data."),
 )

@@ -30,7 +30,10 @@ class SizedDataset(Protocol):
 
 @dataclass(frozen=True)
 class Split:
-    """Labelled images: a dataset of pairs ``(x, y)`` with ``x`` float ``[channels, h, w]``, normalised."""
+    """Labelled images: a dataset of pairs ``(x, y)`` with ``x`` float ``[channels, h, w]``, normalised.
+
+    ``y``: a class, or an integer mask ``[h, w]``.
+    """
 
     dataset: SizedDataset
 
@@ -85,9 +88,9 @@ class _Collate:
         self.augment, self.generator = augment, generator
         self.elements = [] if group is None or augment != "group" else [None, *measured_elements(group)]
 
-    def __call__(self, samples: Sequence[tuple[torch.Tensor, int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, samples: Sequence[tuple[torch.Tensor, int | torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.stack([image for image, _ in samples])
-        y = torch.tensor([int(label) for _, label in samples])
+        y = torch.stack([torch.as_tensor(label, dtype=torch.long) for _, label in samples])
         if self.augment != "none":
             x = self._each(x, self._shift)
         if self.augment == "crop-flip":

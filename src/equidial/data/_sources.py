@@ -19,6 +19,7 @@ DEMO_SIZE = 16
 
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 _IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
+_NO_CLASS = 255  # of a mask
 _TEST_NAMES = ("test", "val", "validation")
 
 
@@ -28,22 +29,26 @@ def load_images(
     size: int | None = None,
     mean: Sequence[float] = (0.5,),
     std: Sequence[float] = (0.5,),
+    masks: bool = False,
 ) -> Images:
     """Images from ``demo``, an ``.npz`` file or a folder, scaled to [0, 1], resized and normalised.
 
     An ``.npz`` file holds ``x_train [n, h, w(, c)]`` (uint8), ``y_train``, ``x_test``, ``y_test``. A folder holds
     ``train/<class>/*.png`` and ``test/`` (or ``val/``) alike. ``size`` resizes to ``size x size`` pixels (bilinear, for
-    folders after a centre crop to a square). The demo is normalised its own way.
+    folders after a centre crop to a square). The demo is normalised its own way. ``masks``: an ``.npz`` file whose
+    ``y_train`` and ``y_test`` are integer masks ``[n, h, w]``, resized to the nearest label; 255 is no class.
 
     Raises ``FileFormatError`` for data of another form and ``ArgumentError`` for a path that is not there.
     """
+    path = Path(source)
+    if masks and path.suffix != ".npz":
+        raise ArgumentError(explain("an existing FILE.npz for masks", repr(source), "save images and masks there"))
     if source == "demo":
         return demo_digits()
-    path = Path(source)
     if path.is_dir():
         return _from_folder(path, size, mean, std)
     if path.suffix == ".npz" and path.is_file():
-        return _from_npz(path, size, mean, std)
+        return _from_npz(path, size, mean, std, masks)
     raise ArgumentError(
         explain("data: 'demo', an existing FILE.npz or an existing folder", repr(source), "check the path")
     )
@@ -80,7 +85,7 @@ def _normalised(x: torch.Tensor, size: int | None, mean: Sequence[float], std: S
     return (x - shift) / scale
 
 
-def _from_npz(path: Path, size: int | None, mean: Sequence[float], std: Sequence[float]) -> Images:
+def _from_npz(path: Path, size: int | None, mean: Sequence[float], std: Sequence[float], masks: bool) -> Images:
     try:
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in _NPZ_KEYS if key not in archive]
@@ -106,13 +111,26 @@ def _from_npz(path: Path, size: int | None, mean: Sequence[float], std: Sequence
             )
         x = (x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)).float()
         x = x / 255 if arrays[f"x_{part}"].dtype == np.uint8 else x
-        y = torch.from_numpy(np.asarray(arrays[f"y_{part}"])).long().flatten()
+        y = torch.from_numpy(np.asarray(arrays[f"y_{part}"]))
+        y = _masks(part, x, y, size) if masks else y.long().flatten()
         if len(x) != len(y):
             raise FileFormatError(explain("as many labels as images", f"{len(y)} and {len(x)}", "check the file"))
         splits.append((x, y))
-    classes = int(max(int(y.max()) for _, y in splits)) + 1
+    labels = [y[y != _NO_CLASS] if masks else y for _, y in splits]
+    classes = max((int(y.max()) for y in labels if y.numel()), default=0) + 1
     made = [Split(TensorDataset(_normalised(x, size, mean, std), y)) for x, y in splits]
     return Images(made[0], made[1], tuple(str(i) for i in range(classes)), path.stem)
+
+
+def _masks(part: str, x: torch.Tensor, y: torch.Tensor, size: int | None) -> torch.Tensor:
+    """Integer masks ``[n, h, w]`` of images ``[n, c, h, w]``, resized with them."""
+    wanted = (len(x), *x.shape[-2:])
+    if tuple(y.shape) != wanted or y.is_floating_point():
+        got = f"{y.dtype} of shape {tuple(y.shape)}"
+        raise FileFormatError(explain(f"y_{part}: integer masks of shape {wanted}", got, "save one label per pixel"))
+    if size is None:
+        return y.long()
+    return functional.interpolate(y[:, None].double(), size=(size, size), mode="nearest-exact")[:, 0].long()
 
 
 class _Folder(Dataset[tuple[torch.Tensor, int]]):

@@ -123,7 +123,7 @@ class Group(ABC):
 
     @property
     def sample_radius(self) -> float:
-        """Radius of the declared set of elements: the group's, or a finite one where that is infinite.
+        """Radius of the declared set of elements, which is the group's, or a finite one where that is infinite.
 
         :meth:`sample` draws from it, and bounds speak of it unless another radius is given.
         """

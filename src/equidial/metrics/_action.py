@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ DEFAULT_RADIUS = math.pi / 6
 """Radius of rotations measured when none is given: 30 degrees, the protocol of paper A."""
 
 _ANGLES = 12
+_IN_FRAME = 1 - 1e-4  # of a resampled image of ones: these pixels saw nothing of the zeros outside
 _LISTED = 4096  # a finite group with more elements is drawn by its own sample(), the identity included
 
 
@@ -25,6 +27,37 @@ def transform_images(images: torch.Tensor, g: GroupElement) -> torch.Tensor:
     other rotations are bilinear with zero fill (``align_corners=False``). Raises ``GroupActionError`` for a quarter
     turn of a rectangle and ``ArgumentError`` for fewer than two image axes.
     """
+    return _transform(images, g, "bilinear")
+
+
+def transform_labels(labels: torch.Tensor, g: GroupElement, fill: int) -> torch.Tensor:
+    """``g . y`` for integer masks ``[..., h, w]``: as :func:`transform_images`, but each pixel takes the nearest label.
+
+    Pixels whose source lies outside the frame take ``fill``. Returns int64. Raises as :func:`transform_images`.
+    """
+    labels = labels.long()
+    if is_permutation(g):
+        return transform_images(labels, g)
+    inside = _transform(torch.ones(labels.shape[-2:], dtype=torch.float64), g, "nearest") > 0.5
+    return torch.where(inside.to(labels.device), _transform(labels.double(), g, "nearest").round().long(), fill)
+
+
+def in_frame(size: Sequence[int], g: GroupElement) -> torch.Tensor:
+    """Places ``[h, w]`` of a grid moved by ``g`` that saw nothing of the zeros outside; boolean, on the CPU.
+
+    All of them where ``g`` permutes the grid. Raises as :func:`transform_images`.
+    """
+    return transform_images(torch.ones(*size, dtype=torch.float64), g) > _IN_FRAME
+
+
+def is_permutation(g: GroupElement) -> bool:
+    """Whether ``g`` moves pixels to pixels: quarter turns, mirrors along the axes, cyclic shifts."""
+    return isinstance(g.group, Shift) or (
+        isinstance(g.group, PlanarGroup) and g.group.quarter_turns_and_mirror(g) is not None
+    )
+
+
+def _transform(images: torch.Tensor, g: GroupElement, mode: str) -> torch.Tensor:
     if images.ndim < 2:
         raise ArgumentError(explain("images [..., h, w]", f"shape {tuple(images.shape)}", "add the image axes"))
     if isinstance(g.group, Shift):
@@ -44,11 +77,15 @@ def transform_images(images: torch.Tensor, g: GroupElement) -> torch.Tensor:
             )
         return torch.rot90(images.flip(-1) if reflected else images, quarters, (-2, -1))
     angle, reflected = g.group.angle_and_mirror(g.value)
-    return rotate_bilinear(images.flip(-1) if reflected else images, angle)
+    return _rotate(images.flip(-1) if reflected else images, angle, mode)
 
 
 def rotate_bilinear(images: torch.Tensor, angle: float) -> torch.Tensor:
     """Rotate images ``[..., h, w]`` counterclockwise by ``angle`` radians about their centre, zero outside."""
+    return _rotate(images, angle, "bilinear")
+
+
+def _rotate(images: torch.Tensor, angle: float, mode: str) -> torch.Tensor:
     h, w = images.shape[-2:]
     flat = images.reshape(1, -1, h, w)
     turn = torch.tensor(angle, dtype=torch.float64)
@@ -56,7 +93,7 @@ def rotate_bilinear(images: torch.Tensor, angle: float) -> torch.Tensor:
     # output pixel -> input pixel in coordinates scaled to [-1, 1], whose units differ for h != w; y points down
     theta = torch.tensor([[cos, -sin * h / w, 0.0], [sin * w / h, cos, 0.0]], dtype=flat.dtype, device=flat.device)
     grid = functional.affine_grid(theta[None], [1, 1, h, w], align_corners=False)
-    turned = functional.grid_sample(flat, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    turned = functional.grid_sample(flat, grid, mode=mode, padding_mode="zeros", align_corners=False)
     return turned.reshape(images.shape)
 
 

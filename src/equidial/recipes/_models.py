@@ -65,8 +65,8 @@ def load_weights(model: nn.Module, path: Path) -> None:
         ) from error
 
 
-def check_fits(model: nn.Module, images: Images) -> None:
-    """Raise ``ArgumentError`` unless the model reads these images and has an output for each of their classes."""
+def check_fits(model: nn.Module, images: Images, classifier: bool = True) -> None:
+    """Raise ``ArgumentError`` unless the model reads these images and, a classifier, has an output for each class."""
     try:
         with torch.no_grad():
             output = model(images.test.dataset[0][0][None].to(next(model.parameters()).device))
@@ -78,6 +78,8 @@ def check_fits(model: nn.Module, images: Images) -> None:
                 "choose the matching model, or resize the images with image_size",
             )
         ) from error
+    if not classifier:
+        return
     outputs = getattr(output, "logits", output).shape[-1]
     if outputs < len(images.classes):
         raise ArgumentError(
