@@ -1,7 +1,8 @@
 """MobileNetV2 (Sandler et al., 2018) of width 1.0, for ImageNet.
 
-Keys as in torchvision's checkpoints: ``features.0.0``, ``features.1.conv.0.0``, .., ``features.18.0``, ``classifier.1``.
-Use it from the command line with ``--model examples/imagenet_mobilenet.py:mobilenet_v2 --weights FILE.safetensors``.
+Keys as in torchvision's checkpoints: ``features.0.0``, ``features.1.conv.0.0``, .., ``classifier.1``. Use it from the
+command line with ``--model examples/imagenet_mobilenet.py:mobilenet_v2 --weights FILE.safetensors``; it reads
+RGB images scaled to [-1, 1]. Weights lie in memory with channels last, which makes it faster on CPUs.
 """
 
 import torch
@@ -76,9 +77,9 @@ class MobileNetV2(nn.Module):
 
 def mobilenet_v2() -> MobileNetV2:
     """With padding right and below before stride 2; exactly symmetric kernels make it invariant at 32 k - 1 pixels."""
-    return MobileNetV2()
+    return MobileNetV2().to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
 
 
 def mobilenet_v2_symmetric() -> MobileNetV2:
     """With padding all around; exactly symmetric kernels make it invariant at 32 k + 1 pixels."""
-    return MobileNetV2(same=False)
+    return MobileNetV2(same=False).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
