@@ -1,7 +1,8 @@
-"""What fine-tuning can do besides fitting labels: learn from the model as it came, and leave batch norm alone."""
+"""What fine-tuning can do besides fitting labels: learn from the model as it came, and treat batch norm with care."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -50,3 +51,40 @@ def freeze_norms(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.eval()
+
+
+def restore_statistics(model: nn.Module, batches: Iterable[Any]) -> None:
+    """Give every batch normalisation the statistics of its own inputs, and change its weight and bias to match.
+
+    In evaluation the model stays the function that it was, up to rounding. Checkpoints with batch norm folded in
+    (mean 0, variance 1) need it before a dial is turned: only then does ``recalibrate`` bring the outputs of every
+    layer back to the mean and the variance that they had. Mean and variance are averages over batches of ``(x, y)``.
+    Layers without running statistics or without weights are left alone. Cost: one forward pass a batch.
+    """
+    moments: dict[_BatchNorm, torch.Tensor] = {}
+    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.affine]
+
+    def collect(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(norm, _BatchNorm)
+        x = inputs[0].transpose(0, 1).flatten(1).double()
+        found = torch.stack([x.mean(1), x.var(1), torch.ones_like(x[:, 0])])
+        moments[norm] = moments[norm] + found if norm in moments else found
+
+    handles = [norm.register_forward_pre_hook(collect) for norm in norms]
+    device = next(model.parameters()).device
+    try:
+        with torch.no_grad():
+            for x, _ in batches:
+                model(x.to(device))
+            for norm, (means, variances, count) in moments.items():
+                mean, variance = means / count, variances / count
+                before = [norm.weight, norm.bias, norm.running_mean, norm.running_var]
+                weight, bias, old_mean, old_variance = (t.double() for t in before if t is not None)
+                slope = weight / (old_variance + norm.eps).sqrt()
+                after = (slope * (variance + norm.eps).sqrt(), bias + slope * (mean - old_mean), mean, variance)
+                for tensor, value in zip(before, after, strict=True):
+                    assert tensor is not None
+                    tensor.copy_(value)
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -22,12 +22,12 @@ from equidial.data import Augmentation, Images, load_images, loader
 from equidial.errors import ArgumentError, explain
 from equidial.filters import Dial, Response
 from equidial.recipes._models import check_fits, load_model
-from equidial.recipes._training import divergence, freeze_norms, taught
+from equidial.recipes._training import divergence, freeze_norms, restore_statistics, taught
 
 logger = logging.getLogger("equidial")
 
 Loss = Literal["labels", "distillation"]
-Norm = Literal["train", "frozen"]
+Norm = Literal["train", "matched", "frozen"]
 Progress = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, what is going on)."""
 
@@ -65,7 +65,8 @@ class Adapt:
     loss: Loss = "labels"
     """distillation: KL divergence from the model as it came, which sees each image unmoved; labels are not read."""
     norm: Norm = "train"
-    """Batch norm: trained and re-estimated, or frozen in evaluation (for weights with the statistics folded in)."""
+    """Batch norm. train: re-estimated after the dial moved, then trained. matched: re-estimated so that every layer has
+    the mean and variance it had (also where a checkpoint has them folded in), then fixed. frozen: fixed as it came."""
     augment: Augmentation = "none"
     """Moves of training images: none, crop, crop-flip, turn (random elements of the group), group (crop and turn)."""
     recalibrate_batches: int = 8
@@ -146,11 +147,13 @@ def run(config: Adapt, progress: Progress | None = None) -> list[Outcome]:
     images = load_images(config.data, size=config.image_size, mean=config.mean, std=config.std)
     model = load_model(config.model, config.weights)
     check_fits(model, images)
-    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     # whatever cannot work fails here, before the folder is made; strides that break the symmetry are told once
     ed.unload(ed.soften(model, replace(config.soft_config(config.softness[0]), image_size=images.shape[1:])))
     if config.loss == "distillation":
         images = replace(images, train=taught(model, images.train, config.batch_size))
+    if config.norm == "matched":
+        restore_statistics(model, _recalibration(config, images))
+    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     config.output.mkdir(parents=True, exist_ok=True)
     (config.output / "config.json").write_text(json.dumps(_plain(config), indent=2) + "\n")
     steps = -(-len(images.train) // config.batch_size) * config.epochs + 1
@@ -177,7 +180,7 @@ def _one(
     start = time.perf_counter()
     torch.manual_seed(seed)
     ed.soften(model, config.soft_config(softness))
-    if config.norm == "train":
+    if config.norm != "frozen":
         ed.recalibrate(model, _recalibration(config, images))
     softened = _measured(config, model, images)
     identity = {"softness": softness, "seed": seed}
@@ -219,7 +222,7 @@ def _fine_tune(
     losses = {"labels": functional.cross_entropy, "distillation": divergence}
     for _ in range(config.epochs):
         model.train()
-        if config.norm == "frozen":
+        if config.norm != "train":
             freeze_norms(model)
         total, count = 0.0, 0
         for x, y in batches:
