@@ -98,7 +98,7 @@ class Log:
             self.records = [json.loads(line) for line in complete]
         if not self.records:
             self.add({"settings": settings()})
-        elif self.records[0].get("settings") != json.loads(json.dumps(settings())):
+        elif self.records[0].get("settings") != settings():
             raise ArgumentError(explain("a log of these settings", f"others in {path}", "choose another --output"))
 
     def add(self, record: dict[str, Any]) -> None:
@@ -116,7 +116,7 @@ def settings() -> dict[str, Any]:
     """What a log must have been made with to be continued."""
     return {
         "group": GROUP, "size": SIZE, "split_seed": SPLIT_SEED, "validation": VALIDATION, "epochs": EPOCHS,
-        "batch": BATCH, "rates": RATES,
+        "batch": BATCH, "rates": list(RATES),
     }  # fmt: skip
 
 
@@ -220,22 +220,25 @@ def dial_only(softness: float, data: Path, weights: Path) -> dict[str, Any]:
 
 
 def best_rate(log: Log, arm: Arm) -> float:
-    """The learning rate with the largest cAcc on the validation images; the smaller one of equals."""
+    """The learning rate with the largest cAcc on the validation images; of equals that of the smaller last loss."""
     found = log.find(stage="search", **asdict(arm))
-    return min(found, key=lambda r: (-r["after"]["cAcc"], r["rate"]))["rate"]
+    return min(found, key=lambda r: (-r["after"]["cAcc"], r["losses"][-1]))["rate"]
 
 
-def arms(upright: bool) -> list[Arm]:
+def arms(more: bool) -> list[Arm]:
     """The dial positions, and the baseline: the network as it came, batch norm included.
 
-    Without turns an exactly symmetric network learns what it learns with them, and an untouched one nothing: of the
-    upright arms these two are left out.
+    ``more``: the baseline with matched norms, and adaptation without turns. Of the latter an exactly symmetric network
+    learns what it learns with turns, and an untouched one nothing: these two are left out.
     """
-    found = [Arm(softness, "turn", "matched") for softness in SOFTNESS] + [Arm(1.0, "turn", "frozen")]
-    return found + [Arm(softness, "none", "matched") for softness in SOFTNESS if upright and 0 < softness < 1]
+    found = [Arm(softness, "turn", "matched") for softness in SOFTNESS if softness < 1] + [Arm(1.0, "turn", "frozen")]
+    if more:
+        found += [Arm(1.0, "turn", "matched")]
+        found += [Arm(softness, "none", "matched") for softness in SOFTNESS if 0 < softness < 1]
+    return found
 
 
-def carry_out(data: Path, output: Path, seeds: Sequence[int], upright: bool) -> Log:
+def carry_out(data: Path, output: Path, seeds: Sequence[int], more: bool) -> Log:
     """Every run that the log lacks."""
     output.mkdir(parents=True, exist_ok=True)
     log = Log(output / "log.jsonl")
@@ -246,11 +249,11 @@ def carry_out(data: Path, output: Path, seeds: Sequence[int], upright: bool) -> 
     for softness in SOFTNESS:
         if not log.find(stage="dial", softness=softness):
             log.add(dial_only(softness, splits["final"], weights))
-    for arm in arms(upright):
+    for arm in arms(more):
         for rate in RATES:
             _once(log, Key(**asdict(arm), stage="search", rate=rate, seed=0), splits, weights, output)
     for seed in seeds:
-        for arm in arms(upright):
+        for arm in arms(more):
             key = Key(**asdict(arm), stage="final", rate=best_rate(log, arm), seed=seed)
             _once(log, key, splits, weights, output)
     return log
@@ -271,7 +274,7 @@ def spread(values: Sequence[float], scale: float, digits: int) -> str:
     return text if len(values) == 1 else f"{text} ± {stdev(values) * scale:.{digits}f}"
 
 
-def table(log: Log, upright: bool) -> str:
+def table(log: Log, more: bool) -> str:
     """The log as Markdown."""
     seeds = sorted({r["seed"] for r in log.find(stage="final")})
     untouched = [f"{100 * r['Acc']:.1f} % at {r['size']} px" for r in log.find(stage="untouched")]
@@ -284,7 +287,7 @@ def table(log: Log, upright: bool) -> str:
             if found:
                 cells = [f"{found[0]['before'][name] * scale:.{digits}f}" for name, scale, digits in SCORES]
                 first.append(f"| {softness:g} | {norm} | " + " | ".join(cells) + " |")
-    for arm in arms(upright):
+    for arm in arms(more):
         tried = {r["rate"]: 100 * r["after"]["cAcc"] for r in log.find(stage="search", **asdict(arm))}
         cells = [f"{tried[rate]:.1f}" if rate in tried else "–" for rate in RATES]
         search.append(f"| {arm.softness:g} | {arm.words} | " + " | ".join(cells) + " |")
@@ -337,14 +340,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
-    parser.add_argument("--upright", action="store_true", help="also adapt without turns")
+    parser.add_argument(
+        "--more", action="store_true", help="also the baseline with matched norms, and adapting without turns"
+    )
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--resume", action="store_true", help="continue a log that is there")
     arguments = parser.parse_args()
     log = arguments.output / "log.jsonl"
     if log.exists() and not arguments.resume:
         raise ArgumentError(explain("an --output without a log", str(log), "choose another, or say --resume"))
-    text = table(carry_out(arguments.data, arguments.output, arguments.seeds, arguments.upright), arguments.upright)
+    text = table(carry_out(arguments.data, arguments.output, arguments.seeds, arguments.more), arguments.more)
     write_page(arguments.page, text)
     print(text)
 
