@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.data import TensorDataset
 
-from equidial.data import AUGMENTATIONS, demo_digits, load_images, loader
+from equidial.data import AUGMENTATIONS, Split, demo_digits, load_images, loader
 from equidial.errors import EquidialError
 from equidial.groups import C
 
@@ -163,6 +164,12 @@ def test_loaders(augment: str) -> None:
     assert torch.equal(next(iter(loader(images.test, 100, augment=augment, group=C(4))))[0], plain[0][0])  # type: ignore[arg-type]
 
 
+def _numbered(split: Split) -> Split:
+    """The same images with labels that are tensors: their own numbers."""
+    x = torch.stack([split.dataset[i][0] for i in range(len(split))])
+    return Split(TensorDataset(x, torch.arange(len(x)).float()[:, None]))
+
+
 def test_moves_are_what_they_say() -> None:
     images = demo_digits()
     originals = torch.stack([x for x, _ in (images.test.dataset[i] for i in range(540))])
@@ -171,7 +178,14 @@ def test_moves_are_what_they_say() -> None:
     assert turned.shape == originals.shape
     assert float((turned.mean((1, 2, 3)).sort().values - originals.mean((1, 2, 3)).sort().values).abs().mean()) < 0.1
     assert sums.isfinite().all()
-    with pytest.raises(EquidialError, match="a group for"):
-        loader(images.test, 10, seed=0, augment="group")
+    x = torch.cat([x for x, _ in loader(images.test, 540, seed=0, augment="turn", group=C(4))])
+    order = torch.cat([y for _, y in loader(_numbered(images.test), 540, seed=0, augment="turn", group=C(4))]).flatten()
+    views = torch.stack([originals[order.long()].rot90(k, (-2, -1)) for k in range(4)])
+    kept = (views == x).flatten(2).all(-1)
+    assert kept.any(0).all(), "every image is one of its own turns"
+    assert (kept.sum(1) > 100).all(), "and every turn is drawn"
+    for augment in ("group", "turn"):
+        with pytest.raises(EquidialError, match="a group for"):
+            loader(images.test, 10, seed=0, augment=augment)
     with pytest.raises(EquidialError, match="augmentation out of"):
         loader(images.test, 10, seed=0, augment="rotate")  # type: ignore[arg-type]

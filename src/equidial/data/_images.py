@@ -14,9 +14,10 @@ from equidial.errors import ArgumentError, explain
 from equidial.groups import Group
 from equidial.metrics import measured_elements, transform_images
 
-Augmentation = Literal["none", "crop-flip", "crop", "group"]
+Augmentation = Literal["none", "crop-flip", "crop", "group", "turn"]
 AUGMENTATIONS: tuple[str, ...] = get_args(Augmentation)
 
+_BY_GROUP = ("group", "turn")
 _CROP_MARGIN = 8  # random crops move an image by at most one eighth of its side
 
 
@@ -68,13 +69,14 @@ def loader(
     """Batches ``(x, y)``: in order without ``seed``, else shuffled and augmented by that seed.
 
     ``augment``: ``none``; ``crop``: random shifts with zero fill; ``crop-flip``: and left-right mirrors; ``group``:
-    random shifts and a random element of ``group`` (the identity among them). Raises ``ArgumentError`` for an
-    unknown augmentation or ``group`` without a group.
+    random shifts and a random element of ``group`` (the identity among them); ``turn``: that element alone. Labels are
+    whole numbers, or tensors that are stacked as they are. Raises ``ArgumentError`` for an unknown augmentation, or
+    for ``group`` and ``turn`` without a group.
     """
     if augment not in AUGMENTATIONS:
         raise ArgumentError(explain(f"an augmentation out of {AUGMENTATIONS}", repr(augment), "e.g. 'crop-flip'"))
-    if augment == "group" and group is None:
-        raise ArgumentError(explain("a group for augment='group'", "none", "pass group="))
+    if augment in _BY_GROUP and group is None:
+        raise ArgumentError(explain(f"a group for augment={augment!r}", "none", "pass group="))
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
     collate = _Collate(augment if seed is not None else "none", group, generator)
     dataset = cast(Dataset[Any], split.dataset)
@@ -86,17 +88,17 @@ class _Collate:
 
     def __init__(self, augment: str, group: Group | None, generator: torch.Generator):
         self.augment, self.generator = augment, generator
-        self.elements = [] if group is None or augment != "group" else [None, *measured_elements(group)]
+        self.elements = [] if group is None or augment not in _BY_GROUP else [None, *measured_elements(group)]
 
-    def __call__(self, samples: Sequence[tuple[torch.Tensor, int | torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, samples: Sequence[tuple[torch.Tensor, Any]]) -> tuple[torch.Tensor, torch.Tensor]:
         x = torch.stack([image for image, _ in samples])
-        y = torch.stack([torch.as_tensor(label, dtype=torch.long) for _, label in samples])
-        if self.augment != "none":
+        y = torch.stack([_label(label) for _, label in samples])
+        if self.augment not in ("none", "turn"):
             x = self._each(x, self._shift)
         if self.augment == "crop-flip":
             flipped = torch.rand(len(x), generator=self.generator) < 0.5
             x = torch.where(flipped[:, None, None, None], x.flip(-1), x)
-        if self.augment == "group":
+        if self.augment in _BY_GROUP:
             x = self._each(x, self._turn)
         return x, y
 
@@ -114,3 +116,7 @@ class _Collate:
     def _turn(self, image: torch.Tensor) -> torch.Tensor:
         g = self.elements[int(torch.randint(len(self.elements), (), generator=self.generator))]
         return image if g is None else transform_images(image, g)
+
+
+def _label(label: Any) -> torch.Tensor:
+    return label if isinstance(label, torch.Tensor) and label.ndim else torch.tensor(int(label))

@@ -48,7 +48,7 @@ def load_model(specification: str, weights: str | Path | None = None) -> nn.Modu
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a ``.safetensors`` file whose keys and shapes are exactly the model's."""
+    """Load a ``.safetensors`` file whose keys and shapes are exactly the model's, in the model's own precision."""
     if not path.is_file():
         raise ArgumentError(explain("an existing .safetensors file", str(path), "check the path"))
     try:

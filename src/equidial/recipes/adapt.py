@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors.torch import save_file
@@ -22,9 +22,12 @@ from equidial.data import Augmentation, Images, load_images, loader
 from equidial.errors import ArgumentError, explain
 from equidial.filters import Dial, Response
 from equidial.recipes._models import check_fits, load_model
+from equidial.recipes._training import divergence, freeze_norms, restore_statistics, taught
 
 logger = logging.getLogger("equidial")
 
+Loss = Literal["labels", "distillation"]
+Norm = Literal["train", "matched", "frozen"]
 Progress = Callable[[int, int, str], None]
 """Called with (steps done, steps in all, what is going on)."""
 
@@ -59,8 +62,13 @@ class Adapt:
     """At the start; cosine decay to 0."""
     weight_decay: float = 1e-4
     """Of the optimizer."""
+    loss: Loss = "labels"
+    """distillation: KL divergence from the model as it came, which sees each image unmoved; labels are not read."""
+    norm: Norm = "train"
+    """Batch norm. train: re-estimated after the dial moved, then trained. matched: re-estimated so that every layer has
+    the mean and variance it had (also where a checkpoint has them folded in), then fixed. frozen: fixed as it came."""
     augment: Augmentation = "none"
-    """Moves of training images: none, crop, crop-flip, group (random elements of the group)."""
+    """Moves of training images: none, crop, crop-flip, turn (random elements of the group), group (crop and turn)."""
     recalibrate_batches: int = 8
     """Batches from which batch-norm statistics are re-estimated after the dial moved."""
     image_size: int | None = None
@@ -69,6 +77,8 @@ class Adapt:
     """Subtracted from images in [0, 1], one number or one per channel."""
     std: tuple[float, ...] = (0.5,)
     """Divisor after that."""
+    epsilon_images: int = 32
+    """Images on which epsilon is measured; 16 backward passes each, 0 leaves it out."""
     radius: float | None = None
     """Largest group element that is measured (radians or pixels); default: all, 30 degrees for SO2."""
     target_modules: tuple[str, ...] | None = None
@@ -93,6 +103,12 @@ class Adapt:
         for name, value in positive.items():
             if not value > 0:
                 raise ArgumentError(explain(f"{name} > 0", repr(value), "choose a positive value"))
+        choices = {"loss": (self.loss, get_args(Loss)), "norm": (self.norm, get_args(Norm))}
+        for name, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise ArgumentError(explain(f"{name} out of {allowed}", repr(value), "choose one of them"))
+        if self.epsilon_images < 0:
+            raise ArgumentError(explain("epsilon_images >= 0", repr(self.epsilon_images), "0 leaves epsilon out"))
         if self.epochs < 0 or not self.softness or not self.seeds:
             got = f"epochs={self.epochs}, softness={self.softness}, seeds={self.seeds}"
             raise ArgumentError(explain("epochs >= 0 and at least one softness and seed", got, "correct them"))
@@ -123,17 +139,21 @@ class Outcome:
 def run(config: Adapt, progress: Progress | None = None) -> list[Outcome]:
     """Carry out the adaptation and write the run folder; returns one outcome per dial position and seed.
 
-    Every position, the untouched one included, is recalibrated and fine-tuned alike, from the same weights and with
-    the same batches per seed. The folder holds ``config.json``, ``metrics.jsonl`` and, per position and seed, the
-    folded ``model.safetensors``, what :func:`equidial.load` needs, and ``certificate.json``.
+    Every position, the untouched one included, is recalibrated (unless ``norm`` is frozen) and fine-tuned alike, from
+    the same weights and with the same batches per seed. The folder holds ``config.json``, ``metrics.jsonl`` and, per
+    position and seed, the folded ``model.safetensors``, what :func:`equidial.load` needs, and ``certificate.json``.
     """
     config.check()
     images = load_images(config.data, size=config.image_size, mean=config.mean, std=config.std)
     model = load_model(config.model, config.weights)
     check_fits(model, images)
-    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     # whatever cannot work fails here, before the folder is made; strides that break the symmetry are told once
     ed.unload(ed.soften(model, replace(config.soft_config(config.softness[0]), image_size=images.shape[1:])))
+    if config.loss == "distillation":
+        images = replace(images, train=taught(model, images.train, config.batch_size))
+    if config.norm == "matched":
+        restore_statistics(model, _recalibration(config, images))
+    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     config.output.mkdir(parents=True, exist_ok=True)
     (config.output / "config.json").write_text(json.dumps(_plain(config), indent=2) + "\n")
     steps = -(-len(images.train) // config.batch_size) * config.epochs + 1
@@ -160,7 +180,8 @@ def _one(
     start = time.perf_counter()
     torch.manual_seed(seed)
     ed.soften(model, config.soft_config(softness))
-    ed.recalibrate(model, _recalibration(config, images))
+    if config.norm != "frozen":
+        ed.recalibrate(model, _recalibration(config, images))
     softened = _measured(config, model, images)
     identity = {"softness": softness, "seed": seed}
     write(_line(identity | {"stage": "softened"} | softened.to_dict()))
@@ -198,13 +219,16 @@ def _fine_tune(
     batches = loader(images.train, config.batch_size, seed=seed, augment=config.augment, group=group)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs * len(batches))
     device = next(model.parameters()).device
+    losses = {"labels": functional.cross_entropy, "distillation": divergence}
     for _ in range(config.epochs):
         model.train()
+        if config.norm != "train":
+            freeze_norms(model)
         total, count = 0.0, 0
         for x, y in batches:
             optimizer.zero_grad()
             output = model(x.to(device))
-            loss = functional.cross_entropy(getattr(output, "logits", output), y.to(device))
+            loss = losses[config.loss](getattr(output, "logits", output), y.to(device))
             loss.backward()
             optimizer.step()
             schedule.step()
@@ -215,7 +239,8 @@ def _fine_tune(
 
 
 def _measured(config: Adapt, model: nn.Module, images: Images) -> Scores:
-    return ed.measure(model, loader(images.test, config.batch_size), config.group, radius=config.radius)
+    batches = loader(images.test, config.batch_size)
+    return ed.measure(model, batches, config.group, radius=config.radius, epsilon_images=config.epsilon_images)
 
 
 def _recalibration(config: Adapt, images: Images) -> list[Any]:
@@ -241,4 +266,4 @@ def _plain(config: Any) -> dict[str, Any]:
 
 
 def _line(record: dict[str, Any]) -> str:
-    return json.dumps(record) + "\n"
+    return json.dumps({k: v for k, v in record.items() if v == v}) + "\n"  # what was not measured is NaN: left out

@@ -38,6 +38,7 @@ def _content(run: Run) -> dict[str, Any]:
         "seeds": len(run.config["seeds"]),
         "rows": _rows(run),
         "before": _rows(run, "softened"),
+        "norm": run.norm_statistics,
         "trade_off": as_png(trade_off(run)),
         "frontier": as_png(frontier(run)),
         "curves": as_png(curves) if curves is not None else None,

@@ -49,6 +49,11 @@ class Run:
         """Dial positions with results, ascending."""
         return sorted({r["softness"] for r in self.records if r["stage"] == "tuned"})
 
+    @property
+    def norm_statistics(self) -> str:
+        """What was done to batch-norm statistics when the dial was turned, in words."""
+        return "as they came" if self.config.get("norm") == "frozen" else "re-estimated"
+
     def spread(self, stage: str, score: str, softness: float) -> Spread | None:
         """A score over seeds at one stage (``softened`` or ``tuned``) and dial position."""
         found = [r[score] for r in self.records if r["stage"] == stage and r["softness"] == softness and score in r]

@@ -19,10 +19,11 @@ def write_table(folder: str | Path) -> Path:
     run = read_run(folder)
     seeds = len(run.config["seeds"])
     spread = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "one seed"
+    before = f"Before fine-tuning (dial turned, batch-norm statistics {run.norm_statistics})"
     settings = ", ".join(f"{k}={v}" for k, v in run.config.items() if v is not None and k not in ("output", "warnings"))
     text = (
         f"After fine-tuning ({spread}):\n\n{_rows(run, 'tuned')}\n\n"
-        f"Before fine-tuning (dial turned, batch-norm statistics re-estimated):\n\n{_rows(run, 'softened')}\n\n"
+        f"{before}:\n\n{_rows(run, 'softened')}\n\n"
         f"equidial {__version__}: {settings}\n"
     )
     path = run.folder / "results.md"
