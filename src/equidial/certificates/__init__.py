@@ -11,6 +11,7 @@ from equidial.certificates._composition import (
     overlap,
     slope_bound,
 )
+from equidial.certificates._document import Document
 from equidial.certificates._network import NetworkCertificate, NetworkStep
 from equidial.certificates._operator import (
     certified_elements,
@@ -42,6 +43,7 @@ __all__ = [
     "UNIT_ROUNDOFF",
     "Bounds",
     "Certificate",
+    "Document",
     "LayerCertificate",
     "Level",
     "NetworkCertificate",

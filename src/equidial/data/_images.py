@@ -119,4 +119,5 @@ class _Collate:
 
 
 def _label(label: Any) -> torch.Tensor:
-    return label if isinstance(label, torch.Tensor) and label.ndim else torch.tensor(int(label))
+    soft = isinstance(label, torch.Tensor) and label.is_floating_point()
+    return label if soft else torch.as_tensor(label, dtype=torch.long)

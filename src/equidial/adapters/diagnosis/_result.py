@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from equidial.certificates import Document
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -55,7 +58,7 @@ class OutputError:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Document):
     """The result of :func:`equidial.diagnose`; prints as a report.
 
     Attributes:
@@ -66,6 +69,8 @@ class Diagnosis:
         tolerance: relative error above which an operation is at fault.
         notes: what the reader must know besides.
     """
+
+    KIND: ClassVar[str] = "diagnosis"
 
     group: str
     moved_by: tuple[str, ...]
@@ -99,9 +104,18 @@ class Diagnosis:
         """The causes of this name."""
         return tuple(c for c in self.causes if c.cause == cause)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON."""
-        return asdict(self) | {"error": self.error, "targets": list(self.targets)}
+    def _fields(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def _from_fields(cls, data: dict[str, Any]) -> Diagnosis:
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        fields = {k: v for k, v in fields.items() if k not in ("document", "format_version")}
+        rows = {"outputs": OutputError, "layers": LayerError, "causes": Cause}
+        for name, kind in rows.items():
+            found = ({k: math.nan if v is None and k == "error" else v for k, v in row.items()} for row in data[name])
+            fields[name] = tuple(kind(**row) for row in found)
+        return cls(**fields)
 
     def __str__(self) -> str:
         lines = [f"{self.group} on inputs of {'x'.join(map(str, self.shape))}, moved by {', '.join(self.moved_by)}"]
