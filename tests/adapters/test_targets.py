@@ -8,7 +8,7 @@ from torch import nn
 
 import equidial as ed
 from equidial.adapters._matching import matches, pattern_for, unmatched
-from equidial.adapters._targets import resolve_targets
+from equidial.adapters.targets import resolve_targets
 from tests.adapters.models import SPACES, VectorMlp, cnn, resnet, vit
 
 
