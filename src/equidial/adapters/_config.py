@@ -80,7 +80,7 @@ class SoftEquivarianceConfig:
                 )
             _named(f"representations[{pattern!r}]", lambda pair=pair: [self.space(s) for s in pair])
         object.__setattr__(self, "representations", spaces)
-        rules = tuple(self.targets) if isinstance(self.targets, Sequence) else (self.targets,)
+        rules = tuple(self.targets) if isinstance(self.targets, Sequence) else (None,)
         if not all(isinstance(rule, ParameterRule) for rule in rules):
             raise ArgumentError(
                 explain(
