@@ -203,8 +203,7 @@ def test_softened_and_plain_models_have_one_table() -> None:
 def test_softness_0_is_exact(name: str, sizes: tuple[int, ...] | None, dtype: torch.dtype, group: str) -> None:
     for seed in range(2):
         config = build(name, seed).config
-        told = getattr(getattr(config, "vision_config", config), "image_size", None)
-        for size in sizes or (told,):
+        for size in sizes or (getattr(config, "vision_config", config).image_size,):
             model, x = build(name, seed).to(dtype), torch.randn(2, 3, size, size, dtype=dtype)
             assert error(model, x, group) > 1e-3
             ed.soften(model, exactly(group, image_size=size if sizes else None))
@@ -240,7 +239,7 @@ def test_swin_of_other_windows_is_not_exact(window: int, image: int, why: str) -
 def test_the_order_of_merged_neighbours_matters(part: str) -> None:
     """Planted fault: rows and columns of the merged patches exchanged; a mirror tells them apart."""
     role, view, axes = ("kernel", (0, 2, 2, -1), (1, 2)) if part == "reduction" else ("table", (2, 2, -1), (0, 1))
-    rule = ed.ParameterRule(rf"downsample\.{part}\.\w+", role, view=view, axes=axes)  # pyright: ignore[reportArgumentType]
+    rule = ed.ParameterRule(rf"downsample\.{part}\.\w+", role, view=view, axes=axes)
     model = scramble(swin(random.Random(0)))
     x = torch.randn(2, 3, 32, 32)
     right = copy.deepcopy(model)

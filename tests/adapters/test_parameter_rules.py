@@ -218,11 +218,12 @@ def test_the_first_rule_wins_before_the_row_and_the_generic_rule() -> None:
 
 def test_patterns_of_modules_choose_among_rules_too() -> None:
     rules = (Rule(r"head\.weight", "kernel", view=(-1, 3, 2, 2)), Rule(r"mix\.weight", "kernel"))
-    for more, names in (
+    cases: list[tuple[dict[str, Any], set[str]]] = [
         ({}, {"first.weight", "depthwise.weight", "head.weight"}),
         ({"target_modules": ["head"]}, {"head.weight"}),
         ({"exclude_modules": ["head", "first"]}, {"depthwise.weight"}),
-    ):
+    ]
+    for more, names in cases:
         chosen = config(*rules, **more)
         assert {t.name for t in resolve_targets(cnn(), chosen)} == names
         table = ed.describe_targets(cnn(), chosen)
