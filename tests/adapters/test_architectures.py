@@ -109,6 +109,8 @@ def test_rotary_positions_abstain_by_name() -> None:
             self.freqs = torch.nn.Parameter(torch.ones(4))
 
     assert ed.describe_targets(torch.nn.Sequential(TinyRotary()), "C4")["0.freqs"].reason == reasons.ROPE
+    other = type("PropertyHead", (TinyRotary,), {})()
+    assert ed.describe_targets(torch.nn.Sequential(other), "C4")["0.freqs"].reason == reasons.UNKNOWN
 
 
 def test_the_generic_rule_says_that_it_was_used(caplog: pytest.LogCaptureFixture) -> None:
@@ -264,3 +266,24 @@ def test_segformer_turns_its_maps_where_every_stride_fits() -> None:
     assert worst(TURNS["C4"]) > 1e-2
     ed.soften(model, exactly("C4", image_size=65))
     assert worst(TURNS["C4"]) < 1e-5
+
+
+def test_swin_is_certified_saved_and_folded_like_any_model(tmp_path: Path) -> None:
+    model = build("swin")
+    base, x = copy.deepcopy(model), torch.randn(1, 3, 32, 32)
+    config = ed.SoftEquivarianceConfig(group="C4", softness=0.3)
+    ed.soften(model, config)
+    certificate = ed.certify(model)
+    merging = [row for row in certificate if "downsample" in row.name]
+    assert {(row.name.rpartition("downsample.")[2], row.level) for row in merging} == {
+        ("reduction.weight", "kernel"),
+        ("norm.weight", "kernel"),
+        ("norm.bias", "kernel"),
+    }
+    assert all("no window rule for" in row.notes[0] for row in merging)
+    assert {row.level for row in certificate if row.name.endswith("bias_table")} == {"image"}
+    assert all(row.measured <= row.bound for row in certificate)
+    ed.save(model, tmp_path)
+    assert torch.equal(output(ed.load(base, tmp_path), x), output(model, x))
+    folded = ed.fold(model)
+    ed.verify(ed.certify(folded, config), {name: value.detach() for name, value in folded.state_dict().items()})

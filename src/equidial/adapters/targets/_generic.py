@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from torch import nn
 
 from equidial.adapters._parameter_rules import ParameterRule
@@ -17,18 +19,21 @@ POSITION_NAMES = (
     "pos_embed",
 )
 RELATIVE_NAMES = ("relative_position_bias_table",)
-_ROTARY = ("rotary", "rope")
+_ROTARY = re.compile("Rotary|RoPE|Rope|ROPE")  # and not a Property
 
 
 def is_rotary(module: nn.Module) -> bool:
     """Whether the name of a module's class says that it embeds positions as rotations."""
-    return any(word in type(module).__name__.lower() for word in _ROTARY)
+    return _ROTARY.search(type(module).__name__) is not None
 
 
 def generic_rule(
-    module_name: str, module: nn.Module, tensor_name: str, shape: tuple[int, ...], reads_images: bool
+    module_name: str, module: nn.Module, tensor_name: str, shape: tuple[int, ...], grid_known: bool
 ) -> ParameterRule:
-    """The rule for one parameter; its pattern is of no use to others."""
+    """The rule for one parameter; its pattern is of no use to others.
+
+    ``grid_known``: the network reads images (:func:`reads_images`), or its configuration tells a grid of tokens.
+    """
 
     def rule(role: str, reason: str) -> ParameterRule:
         return ParameterRule(".+", role, reason=reason)  # pyright: ignore[reportArgumentType]
@@ -39,7 +44,7 @@ def generic_rule(
         return rule("kernel", KERNEL) if tensor_name == "weight" else rule("leave", PER_CHANNEL)
     table = module_name.rpartition(".")[2] if isinstance(module, nn.Embedding) else tensor_name
     # only a network that reads images has a grid of tokens; a table of words may have a square length, too
-    if table in POSITION_NAMES and reads_images and _has_rows(shape):
+    if table in POSITION_NAMES and grid_known and _has_rows(shape):
         return rule("table", TABLE)
     if table in RELATIVE_NAMES and len(shape) == 2:
         return rule("offsets", OFFSETS)

@@ -152,7 +152,8 @@ def decide(model: nn.Module, config: SoftEquivarianceConfig) -> list[Decision]:
         candidates: list[tuple[str, ParameterRule]] = [(USER, given)] if given is not None else []
         candidates += [(row.label, rule) for rule in row.rules if rule.matches(name)] if row is not None else []
         shape = tensor.shape if tensor is not None else _computed_shape(module, key)
-        candidates.append((GENERIC, generic_rule(module_name, module, key, shape, images)))
+        grid_known = images or surroundings(model, module_name).tokens is not None
+        candidates.append((GENERIC, generic_rule(module_name, module, key, shape, grid_known)))
         out.append(_first_that_fits(model, config, module_name, key, tensor, shape, candidates))
     return out
 
@@ -198,7 +199,7 @@ def _on_grid(
         return Decision(module_name, key, tensor, "leave", reason, label)
 
     if max(found.grid) == 1:
-        return left(CHANNELS)
+        return left(CHANNELS if kernel else "a grid of one place")
     if kernel and isinstance(group, Shift | Translation):
         return left(SHIFTS)
     if config.target_modules is not None and not matches(config.target_modules, matched):
@@ -211,7 +212,7 @@ def _on_grid(
         text = f"{name} ({found.layout.kind}): {error}"
         return Decision(module_name, key, tensor, rule.role, text, label, refused=True)
     target = Target(module_name, key, found.layout, constraint, label)
-    return Decision(module_name, key, tensor, rule.role, rule.reason, label, target)
+    return Decision(module_name, key, tensor, rule.role, rule.reason or "as the configuration says", label, target)
 
 
 def _constraint(group: Group, grid: tuple[int, ...], kernel: bool) -> Constraint:
