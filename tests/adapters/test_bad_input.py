@@ -123,6 +123,61 @@ def on_meta() -> Any:
         return nn.Sequential(nn.Conv2d(3, 4, 3))
 
 
+def adapted_by_peft() -> Any:
+    """A layer of an adapter inside, as ``get_peft_model`` puts it there; PEFT itself is not needed to find it."""
+    model = cnn()
+    layer = type("Linear", (nn.Module,), {"__module__": "peft.tuners.lora.layer"})()
+    layer.base_layer = model.head
+    model.head = layer
+    return model
+
+
+def peft_model() -> Any:
+    wrapper = type("PeftModelForImageClassification", (nn.Module,), {"__module__": "peft.peft_model"})()
+    wrapper.base_model = cnn()
+    return wrapper
+
+
+def compiled_inside() -> Any:
+    model = cnn()
+    model.first = torch.compile(model.first, backend="eager")
+    return model
+
+
+def compiled_in_place() -> Any:
+    model = cnn()
+    model.compile(backend="eager")
+    return model
+
+
+def wrapped(name: str) -> Any:
+    wrapper = type(name, (nn.Module,), {})()
+    wrapper.module = cnn()
+    return wrapper
+
+
+def fully_sharded() -> Any:
+    """``fully_shard`` changes the class of a module in place: ``FSDPTinyCnn(FSDPModule, TinyCnn)``."""
+    model = cnn()
+    marker = type("FSDPModule", (), {})
+    model.__class__ = type(f"FSDP{type(model).__name__}", (marker, type(model)), {})
+    return model
+
+
+def tensor_subclass(name: str, module: str) -> Any:
+    """A weight whose class is another library's, as DTensor or torchao make them."""
+    model = cnn()
+    copied = {"__deepcopy__": lambda self, memo: self.clone()}
+    weight = model.first.weight.detach().as_subclass(type(name, (torch.Tensor,), {"__module__": module, **copied}))
+    weight._is_param = True
+    model.first._parameters["weight"] = weight
+    return model
+
+
+def lazy() -> Any:
+    return nn.Sequential(nn.LazyConv2d(4, 3))
+
+
 def softened() -> Any:
     return ed.soften(cnn(), Config(group="C4", softness=0.5))
 
@@ -148,6 +203,48 @@ CASES: list[tuple[str, Callable[[], nn.Module], dict, type[EquidialError], str]]
     ("meta tensors", on_meta, {}, TargetError, "meta tensor"),
     ("softened twice", softened, {}, StateError, "softened already"),
     ("compiled", lambda: torch.compile(cnn(), backend="eager"), {}, StateError, "before torch.compile"),  # type: ignore[return-value]
+    ("compiled inside", compiled_inside, {}, StateError, "(?s)before torch.compile.*first is a OptimizedModule"),
+    ("compiled in place", compiled_in_place, {}, StateError, "before torch.compile"),
+    ("DDP", lambda: wrapped("DistributedDataParallel"), {}, StateError, r"(?s)before Distributed.*\.module"),
+    ("DataParallel", lambda: nn.DataParallel(cnn()), {}, StateError, r"(?s)before Distributed.*\.module"),
+    ("FSDP", lambda: wrapped("FullyShardedDataParallel"), {}, StateError, "before DistributedDataParallel and Fully"),
+    ("fully_shard", fully_sharded, {}, StateError, "(?s)before fully_shard.*FSDPTinyCnn"),
+    (
+        "a shard",
+        lambda: tensor_subclass("DTensor", "torch.distributed.tensor"),
+        {},
+        StateError,
+        r"(?s)a whole tensor in first\.weight.*then shard it",
+    ),
+    (
+        "LoRA inside",
+        adapted_by_peft,
+        {},
+        StateError,
+        "(?s)head is a Linear.*merge or unload the LoRA",
+    ),
+    (
+        "PEFT around",
+        peft_model,
+        {},
+        StateError,
+        "(?s)PeftModel.*soften the base, fold, then add LoRA",
+    ),
+    ("lazy layer", lazy, {}, StateError, r"(?s)weights in 0\.weight.*before its first call"),
+    (
+        "quantised tensor",
+        lambda: tensor_subclass("AffineQuantizedTensor", "torchao.dtypes"),
+        {},
+        TargetError,
+        r"(?s)floating-point weights in first\.weight.*AffineQuantizedTensor.*before quantising",
+    ),
+    (
+        "wrapped tensor",
+        lambda: tensor_subclass("TwoTensor", "elsewhere"),
+        {},
+        TargetError,
+        r"(?s)a plain parameter first\.weight.*TwoTensor.*another library",
+    ),
     (
         "impossible threshold",
         VectorMlp,
@@ -202,7 +299,7 @@ def test_soften_refuses_and_leaves_the_model_whole(
     make: Callable[[], nn.Module], arguments: dict, error: type[EquidialError], message: str
 ) -> None:
     model = make()
-    concrete = not any(p.is_meta for p in model.parameters())
+    concrete = not any(p.is_meta or nn.parameter.is_lazy(p) for p in model.parameters())
     before = snapshot(model) if concrete else {}
     kinds = [type(m) for m in model.modules()]
     with pytest.raises(error, match=message) as caught:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
 
 import equidial as ed
 from equidial.adapters._matching import matches, pattern_for, unmatched
-from equidial.adapters._targets import resolve_targets
+from equidial.adapters.targets import resolve_targets
 from tests.adapters.models import SPACES, VectorMlp, cnn, resnet, vit
 
 
@@ -57,6 +59,17 @@ def test_rectangular_grids_come_from_the_configuration() -> None:
     model = vit(image=(32, 48), patch=8)
     assert found(model, "C2")["vit.embeddings.position_embeddings"] == "Pixels(4,6)"
     assert "vit.embeddings.position_embeddings" not in found(model, exclude_modules=["position_embeddings"])
+
+
+def test_a_configured_grid_needs_no_convolution() -> None:
+    class Patches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.config = SimpleNamespace(image_size=(8, 12), patch_size=2)
+            self.embed = nn.Linear(12, 8)
+            self.pos_embed = nn.Parameter(torch.randn(1, 25, 8))
+
+    assert found(Patches(), "C2") == {"pos_embed": "Pixels(4,6)"}
 
 
 def test_a_text_model_has_no_grid() -> None:

@@ -12,10 +12,10 @@ from equidial.adapters._scores import FeatureScores, Scores, SegmentationScores
 from equidial.adapters._soften import build_parametrizations, disabled, set_dial, set_softness, soften
 from equidial.adapters._statistical import certify_statistically
 from equidial.adapters._status import Status, TensorStatus, status
-from equidial.adapters._targets import Target, resolve_targets
 from equidial.adapters._verify import verify
 from equidial.adapters.diagnosis import Cause, Diagnosis, diagnose
 from equidial.adapters.network import Call, Value, certify_network, set_network_error
+from equidial.adapters.targets import ParameterRule, Target, TargetRow, TargetTable, describe_targets, resolve_targets
 
 __all__ = [
     "Call",
@@ -23,18 +23,22 @@ __all__ = [
     "Diagnosis",
     "ErrorCurve",
     "FeatureScores",
+    "ParameterRule",
     "Scores",
     "SegmentationScores",
     "SoftEquivarianceConfig",
     "SoftParametrization",
     "Status",
     "Target",
+    "TargetRow",
+    "TargetTable",
     "TensorStatus",
     "Value",
     "build_parametrizations",
     "certify",
     "certify_network",
     "certify_statistically",
+    "describe_targets",
     "diagnose",
     "disabled",
     "error_curve",

@@ -18,7 +18,7 @@ from equidial.adapters._geometry import (
 )
 from equidial.adapters._parametrization import SoftParametrization, constrained
 from equidial.adapters._state import find_root, tensor_hash
-from equidial.adapters._targets import Target, resolve_targets
+from equidial.adapters.targets import Target, resolve_targets
 from equidial.certificates import (
     UNIT_ROUNDOFF,
     Certificate,
@@ -32,6 +32,8 @@ from equidial.errors import ArgumentError, EquidialError, explain
 from equidial.filters import Constraint, Filter, MatrixFreeSpectrum, Spectrum, build_spectrum
 from equidial.metrics import interpolation_distance
 from equidial.representations import Pixels, Representation
+
+_NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)  # over the neighbours that a patch merging joins
 
 Norm = Literal["frobenius", "spectral", "jacobian"]
 
@@ -170,7 +172,7 @@ class _Context:
             notes=(*notes, *remarks),
             hypotheses=found.hypotheses,
             weights=tensor_hash(stored),
-            layout=(layout.kind, layout.axis, layout.start, layout.size),
+            layout=layout.to_tuple(),
             interpolation=self._distance(constraint.rep_in, found.radius),
         )
 
@@ -211,8 +213,9 @@ def _as_operator(constraint: Constraint, weights: torch.Tensor) -> tuple[Constra
     """The map of a patch: a kernel ``[out, in, d]`` of invariant vectors as one matrix ``[out, in d]``."""
     if not constraint.invariant:
         return constraint, weights
-    out, into, _ = weights.shape
-    return Constraint.equivariants(into * constraint.rep_in, out * constraint.rep_out), weights.flatten(1)
+    matrix = weights.reshape(weights.shape[0] if weights.ndim > 1 else 1, -1)
+    into, out = matrix.shape[1] // constraint.rep_in.dim, matrix.shape[0]
+    return Constraint.equivariants(into * constraint.rep_in, out * constraint.rep_out), matrix
 
 
 def _a_priori(filter_: Filter, radius: float, relative_to: Literal["result", "original"]) -> float | None:
@@ -251,7 +254,7 @@ class _Levels:
                 f"{self.group.name} acts on each {'window' if kind == 'convolution' else 'grid'} by the "
                 f"{rep.exactness}; it moves no image pixels, so nothing is claimed of the image",
             )
-        if kind == "table":
+        if kind == "table" and not isinstance(module, _NORMS):
             return "image", ()
         return self._convolution(module)
 

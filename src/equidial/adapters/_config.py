@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from equidial.adapters._parameter_rules import ParameterRule
 from equidial.errors import ArgumentError, FileFormatError, explain
 from equidial.filters import Dial, check_response
 from equidial.groups import Group, as_group, by_name
@@ -33,6 +34,9 @@ class SoftEquivarianceConfig:
         radius: largest distance of the group elements that ``max_error`` and certificates speak of; ``None``: all.
         image_size: input size of the model in pixels, ``n`` or ``(h, w)``, for checking strides; ``None``: read
             from the model where it tells.
+        targets: rules of your own for what parameters carry, :class:`ParameterRule`; the first that matches wins,
+            before the row of the architecture and the generic rule. ``target_modules`` and ``exclude_modules`` choose
+            among what the rules find; :func:`equidial.describe_targets` shows all of it.
 
     Raises:
         ArgumentError: an unknown group (with the list of names), not exactly one dial, a value out of range, a
@@ -50,6 +54,7 @@ class SoftEquivarianceConfig:
     representations: Mapping[str, tuple[str | Representation, str | Representation]] = field(default_factory=dict)
     radius: float | None = None
     image_size: int | tuple[int, int] | None = None
+    targets: Sequence[ParameterRule] = ()
 
     def __post_init__(self) -> None:
         group = as_group(self.group)
@@ -75,6 +80,16 @@ class SoftEquivarianceConfig:
                 )
             _named(f"representations[{pattern!r}]", lambda pair=pair: [self.space(s) for s in pair])
         object.__setattr__(self, "representations", spaces)
+        rules = tuple(self.targets) if isinstance(self.targets, Sequence) else (None,)
+        if not all(isinstance(rule, ParameterRule) for rule in rules):
+            raise ArgumentError(
+                explain(
+                    "targets, a list of ParameterRule",
+                    repr(self.targets),
+                    "e.g. targets=[ed.ParameterRule(r'patch\\.weight', 'kernel', view=(-1, 3, 8, 8))]",
+                )
+            )
+        object.__setattr__(self, "targets", rules)
         self._check_numbers()
 
     def _check_numbers(self) -> None:
@@ -115,7 +130,9 @@ class SoftEquivarianceConfig:
         data["representations"] = {
             pattern: tuple(self._text(space) for space in pair) for pattern, pair in self.representations.items()
         }
-        return json.loads(json.dumps(data, default=dict))
+        # files written before there were rules have no such key, and mean the same
+        rules = [rule.to_dict() for rule in data.pop("targets")]
+        return json.loads(json.dumps(data | ({"targets": rules} if rules else {}), default=dict))
 
     def _text(self, space: str | Representation) -> str:
         if isinstance(space, str):
@@ -141,7 +158,8 @@ class SoftEquivarianceConfig:
                     "use the version that wrote the file: ignoring a key would change the subspace",
                 )
             )
-        return cls(**data)
+        rules = {"targets": [ParameterRule.from_dict(rule) for rule in data["targets"]]} if data.get("targets") else {}
+        return cls(**{**data, **rules})
 
 
 def _has_name(group: Group) -> bool:

@@ -26,10 +26,11 @@ from equidial._version import __version__
 from equidial.adapters._card import model_card
 from equidial.adapters._certify import certify
 from equidial.adapters._config import SoftEquivarianceConfig
+from equidial.adapters._life import check_life
 from equidial.adapters._parametrization import SoftParametrization, constrained
-from equidial.adapters._soften import attach_all, build_parametrizations, check_life
+from equidial.adapters._soften import attach_all, build_parametrizations
 from equidial.adapters._state import hashes_of, plain_tensors, require_root, tensor_hash
-from equidial.adapters._targets import Target, resolve_targets
+from equidial.adapters.targets import Target, resolve_targets
 from equidial.errors import FileFormatError, explain
 from equidial.filters import Dial
 
@@ -134,6 +135,7 @@ def _description(link: SoftParametrization) -> dict[str, Any]:
         "input": constraint.rep_in.name,
         "output": None if constraint.invariant else constraint.rep_out.name,
         "layout": link.layout.kind,
+        **({"view": list(link.layout.view), "axes": list(link.layout.axes)} if link.layout.view else {}),
         "response": link.response,
         "construction": sorted(frozenset().union(*(rep.constructions for rep in reps))),
     }

@@ -15,6 +15,7 @@ from torch import nn
 
 from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._geometry import configured_size, example_images, sizes_at, stride_message
+from equidial.adapters._life import check_life
 from equidial.adapters._matching import matches, pattern_for
 from equidial.adapters._parametrization import (
     SoftParametrization,
@@ -23,15 +24,13 @@ from equidial.adapters._parametrization import (
     detach,
     original_of,
 )
-from equidial.adapters._state import SoftState, find_root, hashes_of, require_root, set_state
-from equidial.adapters._targets import Target, resolve_targets
+from equidial.adapters._state import SoftState, hashes_of, require_root, set_state
+from equidial.adapters.targets import Target, resolve_targets
 from equidial.certificates import certify_weight
 from equidial.errors import (
-    ArgumentError,
     BudgetError,
     EquidialWarning,
     NoMatchingTargetError,
-    StateError,
     explain,
     nearest_names,
 )
@@ -39,8 +38,6 @@ from equidial.filters import Dial, MatrixFreeSpectrum, Setting, Spectrum, build_
 
 logger = logging.getLogger("equidial")
 Model = TypeVar("Model", bound=nn.Module)
-
-_WRAPPERS = ("OptimizedModule", "DistributedDataParallel", "FullyShardedDataParallel", "DataParallel")
 
 
 def soften(model: Model, config: SoftEquivarianceConfig) -> Model:
@@ -53,8 +50,9 @@ def soften(model: Model, config: SoftEquivarianceConfig) -> Model:
     Call it after loading weights, before creating optimizers, compiling and wrapping.
 
     Raises:
-        StateError: a model softened before, compiled or wrapped, or a tensor parametrized by others.
-        NoMatchingTargetError: a pattern that matches nothing, with the nearest names.
+        StateError: a model softened before, compiled, wrapped, sharded or adapted by PEFT, or a tensor parametrized by
+            others.
+        NoMatchingTargetError: a pattern or a rule that matches nothing, with the nearest names.
         TargetError: a tensor that cannot be constrained (NaN, tied, quantised, a window the group cannot turn).
         BudgetError: a ``max_error`` or threshold that cannot be reached, with the smallest that can.
 
@@ -227,33 +225,6 @@ def _matching_links(
             )
         )
     return chosen
-
-
-def check_life(model: nn.Module) -> None:
-    """Raise unless ``model`` is a plain module that may be softened now."""
-    if not isinstance(model, nn.Module):
-        raise ArgumentError(explain("a torch.nn.Module", type(model).__name__, "pass the model itself"))
-    if find_root(model) is not None or next(iter(constrained(model)), None) is not None:
-        raise StateError(
-            explain(
-                "a plain model",
-                "one that is softened already",
-                "turn its dial with set_dial, or fold or unload it first",
-            )
-        )
-    check_whole(model)
-
-
-def check_whole(model: nn.Module) -> None:
-    """Raise for a model that something else has compiled, wrapped or sharded."""
-    if type(model).__name__ in _WRAPPERS:
-        raise StateError(
-            explain(
-                "a model before torch.compile, DDP or FSDP",
-                type(model).__name__,
-                "soften the model first, then compile or wrap it",
-            )
-        )
 
 
 def _already_symmetric(links: Sequence[SoftParametrization]) -> str | None:

@@ -104,8 +104,7 @@ def _against_tensor(row: LayerCertificate, tensors: Mapping[str, torch.Tensor]) 
     if row.norm != "frobenius":
         yield f"norm '{row.norm}' needs the model: pass it with its configuration"
         return
-    kind, axis, start, size = row.layout
-    layout = Layout(kind, axis, start, size)  # pyright: ignore[reportArgumentType]
+    layout = Layout.from_tuple(row.layout)
     group = by_name(row.group)
     given, _, output = row.representation.partition(" -> ")
     rep = parse(given, group)

@@ -42,7 +42,8 @@ class LayerCertificate:
         notes: what a reader must know, e.g. why the level is not higher.
         hypotheses: what the bound rests on; each was checked when it was made.
         weights: SHA-256 of the certified tensor; another tensor has no certificate.
-        layout: where in the tensor the weights lie, ``(kind, axis, start, size)``.
+        layout: where in the tensor the weights lie, ``(kind, axis, start, size)``; where it is seen in another shape,
+            the number of axes, their sizes and the axes of the grid after them.
         interpolation: where pixels are rotated: the mean relative distance between the action and resampled images
             (:func:`equidial.metrics.interpolation_distance`). It is no part of the bound. ``None``: not applicable.
     """
@@ -66,7 +67,7 @@ class LayerCertificate:
     notes: tuple[str, ...] = ()
     hypotheses: tuple[str, ...] = ()
     weights: str = ""
-    layout: tuple[str, int, int, int] = ("linear", 0, 0, 0)
+    layout: tuple[str | int, ...] = ("linear", 0, 0, 0)
     interpolation: float | None = None
     a_priori_of_original: float | None = None
 

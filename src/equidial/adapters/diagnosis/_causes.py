@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 
-from equidial.adapters._targets import Target
 from equidial.adapters.diagnosis._catalogue import CATALOGUE
 from equidial.adapters.diagnosis._motion import Still, Vectors, projected
 from equidial.adapters.diagnosis._result import Cause, Mend
 from equidial.adapters.diagnosis._rules import ATTENTIONS, CONVOLUTIONS, POOLINGS, PRODUCTS
 from equidial.adapters.diagnosis._values import Event, Operation, relative
 from equidial.adapters.diagnosis._windows import Called, called_window
+from equidial.adapters.targets import Target
 from equidial.errors import GroupActionError
 from equidial.groups import Group
 from equidial.metrics import transform_images

@@ -15,17 +15,17 @@ from equidial.adapters._batches import device_of, evaluation, inputs_and_labels
 from equidial.adapters._certify import certify
 from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._geometry import acts_by_lattice
+from equidial.adapters._life import check_whole
 from equidial.adapters._matching import pattern_for
 from equidial.adapters._parametrization import constrained
-from equidial.adapters._soften import check_whole
 from equidial.adapters._state import find_root
-from equidial.adapters._targets import Target, resolve_targets
 from equidial.adapters.diagnosis._causes import Causes
 from equidial.adapters.diagnosis._follow import Follower, Unmatched
 from equidial.adapters.diagnosis._motion import Grid, Motion, Vectors
 from equidial.adapters.diagnosis._result import Cause, Diagnosis, LayerError, OutputError
 from equidial.adapters.diagnosis._sizes import REACH, contradiction, symmetric_sizes
 from equidial.adapters.diagnosis._values import Operation
+from equidial.adapters.targets import Target, resolve_targets
 from equidial.errors import ArgumentError, GroupActionError, NoMatchingTargetError, TargetError, explain
 from equidial.groups import C, D, Group, GroupElement, PlanarGroup, as_group
 from equidial.metrics import element_name, random_elements, transform_images
