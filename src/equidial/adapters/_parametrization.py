@@ -53,7 +53,8 @@ class SoftParametrization(nn.Module):
             ("softness", math.nan),
             ("reference", reference),
         ):
-            self.register_buffer(key, torch.tensor(value, dtype=torch.float64))
+            # one entry, not a scalar: dynamo reads numbers out of float64 scalars and compiles such a graph twice
+            self.register_buffer(key, torch.tensor([value], dtype=torch.float64))
 
     @property
     def constraint(self) -> Constraint:
