@@ -26,7 +26,7 @@ from equidial._version import __version__
 from equidial.adapters._card import model_card
 from equidial.adapters._certify import certify
 from equidial.adapters._config import SoftEquivarianceConfig
-from equidial.adapters._life import check_life
+from equidial.adapters._life import check_adapters, check_life, check_tensors
 from equidial.adapters._parametrization import SoftParametrization, constrained
 from equidial.adapters._soften import attach_all, build_parametrizations
 from equidial.adapters._state import hashes_of, plain_tensors, require_root, tensor_hash
@@ -55,9 +55,11 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     """Write a softened model to ``folder`` (created if need be): no pickle, no code, nothing of the base but hashes.
 
     Stores every tensor that differs from what ``soften`` found (heads and batch-norm statistics included) and each
-    dial. Raises ``StateError`` for a model that is not softened.
+    dial. Raises ``StateError`` for a model that is not softened, is sharded or has adapters of PEFT.
     """
     root, state = require_root(model, "save")
+    check_adapters(model, "save", anywhere=True)
+    check_tensors(model, "save")
     current = plain_tensors(root)
     now = {name: tensor_hash(tensor) for name, tensor in current.items()}
     changed = {name for name, value in now.items() if state.hashes.get(name) != value}

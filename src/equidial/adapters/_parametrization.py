@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from equidial.adapters._layouts import Layout
+from equidial.adapters._shards import is_sharded, through_whole
 from equidial.errors import BudgetError
 from equidial.filters import (
     Constraint,
@@ -65,6 +66,8 @@ class SoftParametrization(nn.Module):
         """The constrained tensor, in the shape and dtype of ``original``."""
         if not self.enabled:
             return original
+        if not torch.compiler.is_compiling() and is_sharded(original):
+            return through_whole(self.forward, original)
         weights = apply_filter(self.spectrum, self.response, self.layout.weights(original), self.threshold, self.budget)
         return self.layout.tensor(weights, original)
 
@@ -120,6 +123,14 @@ class SoftParametrization(nn.Module):
             rel_tol=1e-12,
         )
 
+    def prepare(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        """Bring the bases to a device in the precision that weights of ``dtype`` are filtered in.
+
+        A graph compiled before that would convert them at every step, and be compiled again once they are there.
+        """
+        if isinstance(self.spectrum, Spectrum):
+            self.spectrum.tensors(torch.empty(0, device=device, dtype=torch.promote_types(dtype, torch.float32)))
+
     def filter(self) -> Filter:
         """The filter as an object of its own."""
         return Filter(self.spectrum, self.response, self.dial, self.setting)
@@ -136,6 +147,7 @@ class SoftParametrization(nn.Module):
             device = fn(torch.empty(0, device=buffer.device)).device
             if device != buffer.device:
                 self._buffers[key] = buffer.to(device, torch.float32 if device.type == "mps" else buffer.dtype)
+                self.prepare(device)
         return self
 
 

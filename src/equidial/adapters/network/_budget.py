@@ -11,6 +11,7 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
+from equidial.adapters._life import check_adapters, check_tensors
 from equidial.adapters._parametrization import SoftParametrization, constrained, original_of
 from equidial.adapters._state import require_root
 from equidial.adapters.network._certify import Question, answer, ask, dtype_of, plain_copy
@@ -56,6 +57,8 @@ def set_network_error(
     tensor, and the norms of the weights that changed.
     """
     require_root(model, "set_network_error")
+    check_adapters(model, "set_network_error")
+    check_tensors(model, "set_network_error")
     if isinstance(max_error, bool) or not isinstance(max_error, int | float) or not 0 <= max_error < math.inf:
         raise ArgumentError(explain("a max_error >= 0", repr(max_error), "e.g. max_error=0.1"))
     if relative and ball is not None:
