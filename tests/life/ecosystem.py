@@ -267,7 +267,7 @@ def pretrained_after_fold(net: Network) -> None:
 
 
 def pretrained_while_soft(net: Network) -> str:
-    """Refused before anything is written, also by a copy; with ``state_dict=`` trainers write what they resume from."""
+    """Refused before anything is written, also by a copy; a state dict given explicitly is written."""
     _needs_transformers(net)
     model = net.softened()
     twin = copy.deepcopy(model)

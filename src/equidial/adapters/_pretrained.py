@@ -19,7 +19,8 @@ def guard_saving(model: nn.Module) -> None:
     A state dict given explicitly, as trainers do for the checkpoints they resume from, is written as ever.
     """
     for module in model.modules():
-        if callable(getattr(module, _METHOD, None)) and next(iter(constrained(module)), None) is not None:
+        own = callable(getattr(type(module), _METHOD, None)) and _METHOD not in module.__dict__
+        if own and next(iter(constrained(module)), None) is not None:
             module.__dict__[_METHOD] = MethodType(_refuse, module)
 
 
