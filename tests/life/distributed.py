@@ -266,7 +266,10 @@ def _serve(rank: int, meeting: str, pipe: Any) -> None:
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORLD)
     while True:
-        feature, network = pipe.recv()
+        try:
+            feature, network = pipe.recv()
+        except (EOFError, ConnectionResetError):  # the parent is gone
+            return
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
