@@ -5,6 +5,7 @@ from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._error_curve import ErrorCurve, error_curve
 from equidial.adapters._files import load, save
 from equidial.adapters._fold import fold, unload
+from equidial.adapters._geometry import configured_size, example_images
 from equidial.adapters._measure import measure
 from equidial.adapters._parametrization import SoftParametrization
 from equidial.adapters._recalibrate import recalibrate
@@ -38,10 +39,12 @@ __all__ = [
     "certify",
     "certify_network",
     "certify_statistically",
+    "configured_size",
     "describe_targets",
     "diagnose",
     "disabled",
     "error_curve",
+    "example_images",
     "fold",
     "load",
     "measure",

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from safetensors.torch import load_file
+from torch import nn
 from tqdm import tqdm
 
 import equidial as ed
+from equidial.adapters import configured_size, example_images
 from equidial.certificates import check_statistics
 from equidial.data import load_images, loader
-from equidial.errors import ArgumentError, EquidialWarning, explain
+from equidial.errors import ArgumentError, EquidialWarning, GroupActionError, explain
 from equidial.recipes import Adapt, Demo, check_fits, load_model
 from equidial.recipes.adapt import Outcome, Progress, run
 
@@ -89,6 +93,24 @@ class Certify:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Diagnose(_OnImages):
+    """Find what breaks the symmetry of a network: causes by name, arithmetic, remedies."""
+
+    data: str | None = None
+    """demo | FILE.npz | FOLDER; the example is its first test image. Default: noise of --image-size; demo: digits."""
+    group: str = "C4"
+    """C<n>, D<n>, SO2, O2, Flip, FlipUD."""
+    config: Path | None = None
+    """The soft_equivariance_config.json of a saved folder, for its targets."""
+    angles: bool = False
+    """Also the error of the example against the angle from 0 to 180 degrees."""
+    output: Path | None = None
+    """Write diagnosis.json and, with pictures, diagnosis.html into this folder."""
+    json: bool = False
+    """Print JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CertifySampled(_OnImages):
     """Certify a whole network with a confidence, from fresh test images and random group elements."""
 
@@ -127,15 +149,18 @@ def demo(command: Demo) -> None:
 
 def adapt(command: Adapt) -> None:
     """Adapt a classifier at every dial position, print a table, write the run folder and its report."""
-    from equidial.reporting import dial_pictures, write_report, write_table
+    from equidial.reporting import DIAGNOSIS_FILE, dial_pictures, write_report, write_table
 
     command.check()
     model = load_model(command.model, command.weights)
+    diagnosis = _diagnosed(command, model)
     pictures = dial_pictures(model, command.soft_config(command.softness[0]), command.softness)
     with warnings.catch_warnings(record=True) as caught, _bar(unit="step") as bar:
         warnings.simplefilter("always", EquidialWarning)
         outcomes = run(command, _progress(bar))
     notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, EquidialWarning)))
+    if diagnosis is not None:
+        diagnosis.save(command.output / DIAGNOSIS_FILE)
     for number, strip in enumerate(pictures):
         strip.save(command.output / f"pictures-{number}.npz")
     if notes:
@@ -146,6 +171,16 @@ def adapt(command: Adapt) -> None:
     print(_table(outcomes))
     write_table(command.output)
     print(f"report: {write_report(command.output)}")
+
+
+def _diagnosed(command: Adapt, model: nn.Module) -> ed.Diagnosis | None:
+    """What breaks the symmetry of the model as it came; ``None`` for groups that cannot be asked, e.g. shifts."""
+    images = load_images(command.data, size=command.image_size, mean=command.mean, std=command.std)
+    check_fits(model, images)
+    try:
+        return ed.diagnose(model, images.test.dataset[0][0][None], command.group, command.soft_config(1.0))
+    except GroupActionError:
+        return None
 
 
 def measure(command: Measure) -> None:
@@ -215,6 +250,44 @@ def certify_sampled(command: CertifySampled) -> None:
         certificate.save(command.output)
 
 
+def diagnose(command: Diagnose) -> None:
+    """Print what breaks the symmetry of a network; write the page if asked for."""
+    model = load_model(command.model, command.weights)
+    config = None if command.config is None else _read_config(command.config)
+    example = _example(command, model)
+    diagnosis = ed.diagnose(model, example, command.group, config)
+    print(json.dumps(diagnosis.to_dict()) if command.json else diagnosis)
+    curve = None
+    if command.angles:
+        dense = diagnosis.outputs[0].kind in ("grid", "tokens")
+        task, error = ("features", "relative") if dense else ("classification", "relative")
+        curve = ed.error_curve(model, [example], command.group, task=task, error=error)
+        if not command.json:
+            print(curve)
+    if command.output is not None:
+        from equidial.reporting import DIAGNOSIS_FILE, write_diagnosis
+
+        command.output.mkdir(parents=True, exist_ok=True)
+        diagnosis.save(command.output / DIAGNOSIS_FILE)
+        page = write_diagnosis(command.output, command.model, diagnosis, curve)
+        print(f"report: {page}", file=sys.stderr if command.json else sys.stdout)
+
+
+def _example(command: Diagnose, model: nn.Module) -> torch.Tensor:
+    """The first test image of the data, else noise of the size that was asked for or that the model tells."""
+    data = command.data or ("demo" if command.model == "demo" else None)
+    if data is not None:
+        images = load_images(data, size=command.image_size, mean=command.mean, std=command.std)
+        return images.test.dataset[0][0][None]
+    size = command.image_size or configured_size(model)
+    example = None if size is None else example_images(model, size)
+    if example is None:
+        raise ArgumentError(
+            explain("--data or --image-size", "neither, and the model does not tell its size", "e.g. --image-size 224")
+        )
+    return torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+
+
 def _verify(command: Certify, folder: Path) -> None:
     files = [folder / name for name in ("certificate.json", "model.safetensors")]
     missing = [file.name for file in files if not file.is_file()]
@@ -249,6 +322,7 @@ COMMANDS: tuple[tuple[str, type, Callable[[Any], None], str], ...] = (
     ("adapt", Adapt, adapt, "Adapt a pretrained image classifier at several dial positions."),
     ("measure", Measure, measure, "Accuracy and error of a network under a group."),
     ("certify", Certify, certify, "Bounds of every symmetric tensor of a plain or folded model."),
+    ("diagnose", Diagnose, diagnose, "What breaks the symmetry of a network, by how much, and what to do."),
     ("certify-sampled", CertifySampled, certify_sampled, "Bounds of a network's error, with a confidence, from data."),
 )
 
