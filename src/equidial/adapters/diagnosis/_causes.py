@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,8 @@ class Causes:
 
     Attributes:
         group: that permutes pixels; ``tolerance`` as the follower's.
-        targets: every tensor that the rules could soften, by name.
+        targets: every tensor that is softened, or that the configuration names, by name.
+        known: names of all tensors that some rule could soften.
         dials: where the dial of a softened tensor stands, by name.
         tensors: the parameters as the network reads them, by name.
     """
@@ -49,6 +50,7 @@ class Causes:
     tolerance: float
     elements: int
     targets: Mapping[str, Target]
+    known: Collection[str]
     dials: Mapping[str, str]
     tensors: Mapping[str, torch.Tensor]
     found: list[Cause] = field(default_factory=list)
@@ -203,7 +205,7 @@ class Causes:
 
     def _attention(self, operation: Operation) -> None:
         named = self._split_windows(operation)
-        for table in [name for name in operation.parameters() if name in self.targets]:
+        for table in [name for name in operation.parameters() if name in self.targets or name in self.known]:
             if self._defect(table) > self.tolerance:
                 self.add(operation, "relative-position table", operation.added, table)
                 named = True
@@ -232,8 +234,10 @@ class Causes:
         return False
 
     def _defect(self, name: str) -> float:
-        """``||rho(g) w - w|| / ||w||`` of a table, the largest over the group."""
-        target = self.targets[name]
+        """``||rho(g) w - w|| / ||w||`` of a table, the largest over the group; infinite where no space is known."""
+        target = self.targets.get(name)
+        if target is None:
+            return math.inf
         weights = target.layout.weights(self.tensors[name].to("cpu", torch.float64))
         rep = target.constraint.rep_in
         moved = [rep.act(g, weights) - weights for g in rep.group.elements()]
@@ -277,9 +281,9 @@ class Causes:
     def _place_dependent(self, operation: Operation) -> None:
         """An operation with something that does not move: a table, a norm with a weight for each place, a constant."""
         parameters = operation.parameters()
-        known = [n for n in parameters if n in self.targets] or [n for n in parameters if n in self.tensors]
+        known = [n for n in parameters if n in self.known] or [n for n in parameters if n in self.tensors]
         if known:
-            table = known[0] in self.targets or operation.name in _MIXING
+            table = known[0] in self.known or operation.name in _MIXING
             self.add(operation, "position table" if table else "place-dependent parameter", operation.added, known[0])
         elif parameters or operation.name in _MIXING:
             self.add(operation, "fixed position code", operation.added)
@@ -297,7 +301,9 @@ class Causes:
             return "it is computed from the input or by other code: no parameter to soften", "code"
         if parameter in self.dials:
             return f"turn its dial down: it stands at {self.dials[parameter]}", "weights"
-        if parameter in self.targets:
+        if parameter in self.known and self.dials:
+            return f"it was left out: add {parameter} to the targets", "weights"
+        if parameter in self.known:
             return f"soften {parameter}: softness 0 takes this away, its defect bounds what is left", "weights"
         if cause == "linear map":
             return f"declare its spaces in representations and soften {parameter}", "weights"

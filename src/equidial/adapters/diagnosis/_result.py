@@ -108,9 +108,9 @@ class Diagnosis(Document):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The tensors to soften."""
+        """What to soften, as ``target_modules`` takes it: layers by their name, bare parameters by their own."""
         names = [c.parameter for c in self.causes if c.mend == "weights" and c.parameter]
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(name.removesuffix(".weight").removesuffix(".bias") for name in names))
 
     def of(self, cause: str) -> tuple[Cause, ...]:
         """The causes of this name."""
