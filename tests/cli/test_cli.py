@@ -166,6 +166,22 @@ def test_certify_from_a_sample(
     assert (stored.n, stored.thresholds, stored.group) == (8, (0.1, 0.5), "SO2")
 
 
+def test_diagnose_prints_and_draws(tmp_path: Path, model_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "diagnosis"
+    code, out, _ = run(capsys, "diagnose", "--model", "demo", "--angles", "--output", str(folder))
+    assert code == 0
+    assert "position table: 1 place" in out
+    assert "degrees" in out
+    page = (folder / "diagnosis.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert "pos_embed" in page
+    stored = ed.Diagnosis.load(folder / "diagnosis.json")
+    assert {c.parameter for c in stored} == {"patch_embed.weight", "pos_embed"}
+    code, out, _ = run(capsys, "diagnose", "--model", model_file, "--image-size", "12", "--json")
+    assert code == 0
+    assert ed.Diagnosis.from_dict(json.loads(out)).shape == (1, 3, 12, 12)
+
+
 SAMPLED = ("certify-sampled", "--model", "demo", "--data", "demo", "--tau")
 
 
@@ -185,6 +201,10 @@ SAMPLED = ("certify-sampled", "--model", "demo", "--data", "demo", "--tau")
         (("measure", "--model", "demo", "--data", "SMALL"), "a model that reads images of (3, 9, 9)"),
         (("adapt", "--model", "NET", "--data", "MANY", "--output", "out"), "an output for each of the 5 classes"),
         (("certify", "--model", "demo", "--group", "C4", "--config", "x.json"), "--group or --config"),
+        (("diagnose", "--model", "NET"), "--data or --image-size"),
+        (("diagnose", "--model", "demo", "--group", "C3"), "permute pixels"),
+        (("diagnose", "--model", "demo", "--data", "nothing"), "existing FILE.npz"),
+        (("diagnose", "--model", "NET", "--data", "demo"), "reads an input of shape (1, 1, 16, 16)"),
         (("certify", "--model", "demo", "--config", "x.json"), "existing configuration file"),
         (("adapt", "--model", "demo", "--data", "demo", "--output", "out", "--softness", "1.5"), "softness in"),
         (
