@@ -119,7 +119,7 @@ class Follower(TorchFunctionMode):
             self._inherit(out, tensors)
             return out
         values = {id(x): self.values[x] for x in followed}
-        if name in STRUCTURAL and not (name == "contiguous" and len(followed) == 0):
+        if name in STRUCTURAL:
             return self._structural(func, name, args, kwargs, values)
         return self._computed(func, name, args, kwargs, values, tensors)
 
@@ -151,7 +151,7 @@ class Follower(TorchFunctionMode):
         held = {id(x): x for x in tensors}  # in-place operations may change the inputs: their copies are made first
         moved = self._shadows(func, args, kwargs, values, "at")
         arrived = self._shadows(func, args, kwargs, values, "arrived")
-        changes_input = name.endswith("_") or kwargs.get("inplace") is True or name == "__setitem__"
+        changes_input = _in_place(name) or kwargs.get("inplace") is True
         before = (
             pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, args) if changes_input else args
         )
@@ -326,6 +326,11 @@ class Follower(TorchFunctionMode):
         square = out.ndim != 4 or out.shape[-1] == out.shape[-2]
         if not square and not any(event.kind == "rectangle" for event in events):
             yield Event("rectangle", self.module, {"name": name, "out": tuple(out.shape[-2:])})
+
+
+def _in_place(name: str) -> bool:
+    """``relu_``, ``__iadd__``, ``__setitem__``."""
+    return name == "__setitem__" or (name.startswith("__i") if name.endswith("__") else name.endswith("_"))
 
 
 def _natural(motion: Motion) -> bool:
