@@ -82,7 +82,7 @@ def test_the_folder_is_plain_and_readable(tmp_path: Path) -> None:
     assert document["tensors"]["first.weight"]["input"] == "Pixels(3,3)"
     card = (tmp_path / "README.md").read_text()
     assert "softness=0.4" in card
-    assert "ed.load(base_model" in card
+    assert 'ed.load(base, "this-folder")' in card
     assert ed.Certificate.load(tmp_path / "certificate.json") == ed.certify(model)
     sectors = ed.soften(cnn(), ed.SoftEquivarianceConfig(group="SO2", softness=0.4))
     ed.save(sectors, tmp_path)
