@@ -45,7 +45,8 @@ class CardFacts:
         license: str | None,
     ) -> CardFacts:
         """Raises ``ArgumentError`` for anything that is none of these."""
-        named: dict[Any, Any] = {"": scores} if isinstance(scores, Numbers) else dict(scores or {})
+        many = scores is None or (isinstance(scores, Mapping) and not isinstance(scores, Numbers))
+        named: dict[Any, Any] = dict(scores or {}) if many else {"": scores}
         if not all(_is_title(key) and type(value) in _TASKS for key, value in named.items()):
             raise ArgumentError(
                 explain(
