@@ -67,7 +67,7 @@ def hash_of(tensor: np.ndarray) -> str:
     return hashlib.sha256(head.encode() + np.ascontiguousarray(tensor).tobytes()).hexdigest()
 
 
-def components(weights: np.ndarray) -> list[tuple[float, np.ndarray]]:
+def components(weights: np.ndarray) -> list[tuple[float, Any]]:
     """``(sigma, P W)`` of C4 for ``[copies, n, n]``, by averaging over the group with its real characters."""
     turned = [np.rot90(weights, k, (-2, -1)) for k in range(4)]
     even, odd = sum(turned) / 4, (turned[0] - turned[1] + turned[2] - turned[3]) / 4
