@@ -44,11 +44,6 @@ def check_repository(repo_id: object) -> str:
     return repo_id
 
 
-def is_repository(name: str) -> bool:
-    """Whether a name has the form ``user/name`` and is no path here."""
-    return _REPOSITORY.fullmatch(name) is not None and not Path(name).exists()
-
-
 def upload(
     folder: Path, repo_id: str, revision: str | None, token: str | bool | None, private: bool | None, message: str
 ) -> str:

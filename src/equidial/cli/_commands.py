@@ -110,6 +110,22 @@ class CertifySampled(_OnImages):
     """Write the certificate as JSON to this file."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Push:
+    """Put a saved folder on the Hugging Face hub."""
+
+    folder: Path
+    """What equidial.save wrote, or the folder of one dial position of a run."""
+    repo: str
+    """user/name; made if it does not exist."""
+    revision: str | None = None
+    """Branch to write to, made if need be; default: the main one."""
+    private: bool = False
+    """Make the repository private if it is made here; else as the account is set."""
+    message: str = "Upload with equidial"
+    """Of the commit."""
+
+
 def demo(command: Demo) -> None:
     """Adapt the embedded model and write its report; an earlier demo in the folder is replaced."""
     folder, adaptation = command.output, command.adaptation()
@@ -215,6 +231,13 @@ def certify_sampled(command: CertifySampled) -> None:
         certificate.save(command.output)
 
 
+def push(command: Push) -> None:
+    """Send the four files of a folder and print the address of the commit; the hub's client finds the token."""
+    options = {"revision": command.revision, "private": command.private or None, "message": command.message}
+    address = ed.push(command.folder, command.repo, **options)
+    print(f"pushed: {address}")
+
+
 def _verify(command: Certify, folder: Path) -> None:
     files = [folder / name for name in ("certificate.json", "model.safetensors")]
     missing = [file.name for file in files if not file.is_file()]
@@ -250,6 +273,7 @@ COMMANDS: tuple[tuple[str, type, Callable[[Any], None], str], ...] = (
     ("measure", Measure, measure, "Accuracy and error of a network under a group."),
     ("certify", Certify, certify, "Bounds of every symmetric tensor of a plain or folded model."),
     ("certify-sampled", CertifySampled, certify_sampled, "Bounds of a network's error, with a confidence, from data."),
+    ("push", Push, push, "Put a saved folder on the Hugging Face hub (log in first: hf auth login)."),
 )
 
 
