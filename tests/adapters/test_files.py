@@ -158,6 +158,10 @@ DAMAGE = {
         lambda p: edit(p, lambda d: d["tensors"]["first.weight"].update(construction=["disc-harmonics-9"])),
         "disc-harmonics-9",
     ),
+    "an axis for a kernel": (
+        lambda p: edit(p, lambda d: d["tensors"]["first.weight"].update(axis=1)),
+        "first.weight as .*'axis': 1",
+    ),
     "other tensors": (lambda p: edit(p, lambda d: d["tensors"].pop("first.weight")), "constrained tensors"),
     "another filter than the probe tells": (
         lambda p: edit_tensors(p, lambda t: t.update({"probe/first.weight": t["probe/first.weight"] + 1e-6})),
