@@ -8,6 +8,7 @@ from equidial.adapters._fold import fold, unload
 from equidial.adapters._geometry import configured_size, example_images
 from equidial.adapters._measure import measure
 from equidial.adapters._parametrization import SoftParametrization
+from equidial.adapters._push import push
 from equidial.adapters._recalibrate import recalibrate
 from equidial.adapters._scores import FeatureScores, Scores, SegmentationScores
 from equidial.adapters._soften import build_parametrizations, disabled, set_dial, set_softness, soften
@@ -48,6 +49,7 @@ __all__ = [
     "fold",
     "load",
     "measure",
+    "push",
     "recalibrate",
     "resolve_targets",
     "save",
