@@ -48,7 +48,7 @@ SIZES = (224, 223)  # at which the network is looked at as it came
 SPLIT_SEED = 0
 VALIDATION = 100  # images of the adaptation half, for the choice of learning rates
 SOFTNESS = (0.0, 0.5, 0.8, 1.0)
-RATES = (3e-5, 1e-4, 3e-4)
+RATES = (1e-5, 3e-5, 1e-4, 3e-4)
 SEEDS = (0, 1, 2)
 EPOCHS = 5
 BATCH = 20
@@ -116,7 +116,7 @@ def settings() -> dict[str, Any]:
     """What a log must have been made with to be continued."""
     return {
         "group": GROUP, "size": SIZE, "split_seed": SPLIT_SEED, "validation": VALIDATION, "epochs": EPOCHS,
-        "batch": BATCH, "rates": list(RATES),
+        "batch": BATCH,
     }  # fmt: skip
 
 
