@@ -145,7 +145,7 @@ def test_the_teacher_is_the_model_as_it_came(adaptation: Adapt, tmp_path: Path) 
     run(config)
     strict, free = losses(config)[:2], losses(config)[2:]
     assert strict[0] > 1e-6
-    assert max(free) < 1e-9
+    assert max(free) < strict[0] / 20
     x = load_images(config.data).test.dataset[0][0][None]
     model = load_model(config.model)
     with torch.no_grad():
