@@ -288,8 +288,8 @@ def table(log: Log, more: bool) -> str:
                 cells = [f"{found[0]['before'][name] * scale:.{digits}f}" for name, scale, digits in SCORES]
                 first.append(f"| {softness:g} | {norm} | " + " | ".join(cells) + " |")
     for arm in arms(more):
-        tried = {r["rate"]: 100 * r["after"]["cAcc"] for r in log.find(stage="search", **asdict(arm))}
-        cells = [f"{tried[rate]:.1f}" if rate in tried else "–" for rate in RATES]
+        tried = {r["rate"]: r["after"] for r in log.find(stage="search", **asdict(arm))}
+        cells = [f"{100 * tried[r]['cAcc']:.1f}, {tried[r]['iErr']:.2f}" if r in tried else "–" for r in RATES]
         search.append(f"| {arm.softness:g} | {arm.words} | " + " | ".join(cells) + " |")
         found = log.find(stage="final", **asdict(arm))
         if found:
@@ -314,7 +314,7 @@ def table(log: Log, more: bool) -> str:
             "|" + "---|" * 6,
             *first,
             "",
-            f"Learning rates: cAcc % on {VALIDATION} images of the adaptation half, after adapting on its others:",
+            f"Learning rates: cAcc %, iErr on {VALIDATION} images of the adaptation half, after adapting on the rest:",
             "",
             f"| softness | images, batch norm | {' | '.join(f'{rate:g}' for rate in RATES)} |",
             "|" + "---|" * (2 + len(RATES)),
