@@ -86,8 +86,13 @@ def timm_models() -> dict[str, tuple[Build, int]]:
     return {name: (lambda name=name: timm.create_model(name, pretrained=False), 224) for name in names}
 
 
-def randomise(model: nn.Module) -> nn.Module:
-    """Position tables, tokens, layer scales and batch norms that are not their initial zeros and ones."""
+def randomise(model: nn.Module, size: int) -> nn.Module:
+    """Weights through which a signal lives to the end; position tables, tokens and scales that are not zeros and ones.
+
+    Initial convolutions of some models let it die in a hundred layers, and an output that hears nothing of its input is
+    invariant to everything. Batch norms get the statistics of noise.
+    """
+    norms = False
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if any(word in name for word in ("pos", "token", "relative", "register", "probe", "class_embedding")):
@@ -95,19 +100,21 @@ def randomise(model: nn.Module) -> nn.Module:
             elif "scale" in name or name.endswith(("lambda1", "gamma")):
                 parameter.uniform_(0.5, 1.5)
         for module in model.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.running_mean.normal_(std=0.1)  # type: ignore[union-attr]
-                module.running_var.uniform_(0.5, 1.5)  # type: ignore[union-attr]
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+            norms |= isinstance(module, nn.BatchNorm2d)
+    if norms:
+        ed.recalibrate(model, [torch.randn(8, 3, size, size)])
     return model.eval()
 
 
 def examine(build: Build, size: int, seeds: int) -> dict[str, Any]:
     """Errors as it comes, at softness 0, and at the size that the diagnosis names; what is left and why."""
-    row: dict[str, Any] = {"size": size, "strict": [], "named": None, "named_errors": [], "left": []}
+    row: dict[str, Any] = {"size": size, "strict": [], "heard": [], "named": None, "named_errors": [], "left": []}
     start = time.perf_counter()
     for seed in range(seeds):
         torch.manual_seed(seed)
-        model = randomise(build())
+        model = randomise(build(), size)
         x = torch.randn(1, 3, size, size)
         if seed == 0:
             row["untouched"] = ed.diagnose(model, x).error
@@ -116,6 +123,7 @@ def examine(build: Build, size: int, seeds: int) -> dict[str, Any]:
         ed.fold(ed.soften(model, config))
         found = ed.diagnose(model, x)
         row["strict"].append(found.error)
+        row["heard"].append(heard(model, x))
         row["left"] = [
             {"cause": c.cause, "count": c.count, "why": c.arithmetic, "do": c.remedy} for c in found.summary()
         ]
@@ -127,11 +135,24 @@ def examine(build: Build, size: int, seeds: int) -> dict[str, Any]:
     return row
 
 
+@torch.no_grad()
+def heard(model: nn.Module, x: torch.Tensor) -> float:
+    """How much the output changes from one image to another, relative: an invariance only counts beside it."""
+    first, second = (_output(model(image)) for image in (x, torch.randn_like(x)))
+    return float((first - second).norm() / first.norm())
+
+
+def _output(found: Any) -> torch.Tensor:
+    if isinstance(found, torch.Tensor):
+        return found
+    return found["logits"] if "logits" in found else found["last_hidden_state"]
+
+
 def page(folder: Path) -> str:
     """The table of all libraries whose file is there."""
     lines = [
-        "| library | architecture | rules | px | untouched | softness 0 | at the size named | what is left |",
-        "|---|---|---|---|---|---|---|---|",
+        "| library | architecture | rules | px | heard | untouched | softness 0 | at the size named | what is left |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     reasons = []
     for library in LIBRARIES:
@@ -143,13 +164,13 @@ def page(folder: Path) -> str:
             named = "–" if row["named"] is None else f"{row['named']} px: {max(row['named_errors']):.1e}"
             left = ", ".join(f"{c['cause']} ({c['count']})" for c in row["left"]) or "nothing"
             lines.append(
-                f"| {library} | {name} | {row['rules']} | {row['size']} | {row['untouched']:.2g} | "
+                f"| {library} | {name} | {row['rules']} | {row['size']} | {min(row['heard']):.2g} | {row['untouched']:.2g} | "
                 f"{max(row['strict']):.1e} | {named} | {left} |"
             )
             for c in row["left"] if row["named"] is None else []:
                 reasons.append(f"* **{name}** ({library}), {c['cause']}: {c['why']}. {c['do'].capitalize()}.")
         minutes = sum(row["seconds"] for row in found["rows"].values()) / 60
-        lines.append(f"| {library} {found['version']} | {found['seeds']} seeds, {minutes:.1f} minutes | | | | | | |")
+        lines.append(f"| {library} {found['version']} | {found['seeds']} seeds, {minutes:.1f} minutes | | | | | | | |")
     return "\n".join([*lines, "", "What no size mends:", "", *reasons])
 
 

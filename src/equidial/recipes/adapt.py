@@ -66,8 +66,7 @@ class Adapt:
     loss: Loss = "labels"
     """distillation: KL divergence from the model as it came, which sees each image unmoved; labels are not read."""
     norm: Norm = "train"
-    """Batch norm. train: re-estimated after the dial moved, then trained. matched: re-estimated so that every layer has
-    the mean and variance it had (also where a checkpoint has them folded in), then fixed. frozen: fixed as it came."""
+    """Batch norm. train: re-estimated. matched: so that layers keep their moments, then fixed. frozen: as it is."""
     augment: Augmentation = "none"
     """Moves of training images: none, crop, crop-flip, turn (random elements of the group), group (crop and turn)."""
     recalibrate_batches: int = 8
