@@ -164,8 +164,8 @@ def page(folder: Path) -> str:
             named = "–" if row["named"] is None else f"{row['named']} px: {max(row['named_errors']):.1e}"
             left = ", ".join(f"{c['cause']} ({c['count']})" for c in row["left"]) or "nothing"
             lines.append(
-                f"| {library} | {name} | {row['rules']} | {row['size']} | {min(row['heard']):.2g} | {row['untouched']:.2g} | "
-                f"{max(row['strict']):.1e} | {named} | {left} |"
+                f"| {library} | {name} | {row['rules']} | {row['size']} | {min(row['heard']):.2g} "
+                f"| {row['untouched']:.2g} | {max(row['strict']):.1e} | {named} | {left} |"
             )
             for c in row["left"] if row["named"] is None else []:
                 reasons.append(f"* **{name}** ({library}), {c['cause']}: {c['why']}. {c['do'].capitalize()}.")
