@@ -162,8 +162,8 @@ def _output(found: Any) -> torch.Tensor:
 def page(folder: Path) -> str:
     """The table of all libraries whose file is there."""
     lines = [
-        "| library | architecture | rules | px | heard | untouched | softness 0 | at the size named | there in float64 | "
-        "what is left |",
+        "| library | architecture | rules | px | heard | untouched | softness 0 | at the size named "
+        "| there in float64 | what is left |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     reasons = []
@@ -181,7 +181,7 @@ def page(folder: Path) -> str:
                 f"| {max(row['float64']):.1e} | {left} |"
             )
             for c in row["left"] if row["named"] is None else []:
-                reasons.append(f"* **{name}** ({library}), {c['cause']}: {c['why']}. {c['do'].capitalize()}.")
+                reasons.append(f"* **{name}** ({library}), {c['cause']}: {c['why']}. To do: {c['do']}.")
         minutes = sum(row["seconds"] for row in found["rows"].values()) / 60
         lines.append(
             f"| {library} {found['version']} | {found['seeds']} seeds, {minutes:.1f} minutes | | | | | | | | |"
