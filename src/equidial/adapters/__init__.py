@@ -16,14 +16,17 @@ from equidial.adapters._verify import verify
 from equidial.adapters.diagnosis import Cause, Diagnosis, diagnose
 from equidial.adapters.network import Call, Value, certify_network, set_network_error
 from equidial.adapters.targets import ParameterRule, Target, TargetRow, TargetTable, describe_targets, resolve_targets
+from equidial.adapters.training import DialSchedule, Retraction, fix_dial, learn_dial, relaxation_penalty, retract
 
 __all__ = [
     "Call",
     "Cause",
     "Diagnosis",
+    "DialSchedule",
     "ErrorCurve",
     "FeatureScores",
     "ParameterRule",
+    "Retraction",
     "Scores",
     "SegmentationScores",
     "SoftEquivarianceConfig",
@@ -42,11 +45,15 @@ __all__ = [
     "diagnose",
     "disabled",
     "error_curve",
+    "fix_dial",
     "fold",
+    "learn_dial",
     "load",
     "measure",
     "recalibrate",
+    "relaxation_penalty",
     "resolve_targets",
+    "retract",
     "save",
     "set_dial",
     "set_network_error",
