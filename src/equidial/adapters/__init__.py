@@ -18,14 +18,17 @@ from equidial.adapters._verify import verify
 from equidial.adapters.diagnosis import Cause, Diagnosis, diagnose
 from equidial.adapters.network import Call, Value, certify_network, set_network_error
 from equidial.adapters.targets import ParameterRule, Target, TargetRow, TargetTable, describe_targets, resolve_targets
+from equidial.adapters.training import DialSchedule, Retraction, fix_dial, learn_dial, relaxation_penalty, retract
 
 __all__ = [
     "Call",
     "Cause",
     "Diagnosis",
+    "DialSchedule",
     "ErrorCurve",
     "FeatureScores",
     "ParameterRule",
+    "Retraction",
     "Scores",
     "SegmentationScores",
     "SoftEquivarianceConfig",
@@ -46,12 +49,16 @@ __all__ = [
     "disabled",
     "error_curve",
     "example_images",
+    "fix_dial",
     "fold",
+    "learn_dial",
     "load",
     "measure",
     "push",
     "recalibrate",
+    "relaxation_penalty",
     "resolve_targets",
+    "retract",
     "save",
     "set_dial",
     "set_network_error",

@@ -5,8 +5,8 @@
     certificate.json                  the certificate at the time of saving
     README.md                         model card
 
-Keys of the tensors: plain names of the base model; ``dial/<tensor>/<buffer>``; ``probe/<tensor>``. docs/files.md is the
-specification.
+Keys of the tensors: plain names of the base model; ``dial/<tensor>/<buffer>``, and ``dial/<tensor>/learned`` where the
+dial is trained (the buffers then say where it stood); ``probe/<tensor>``. docs/files.md is the specification.
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ def save_as(model: nn.Module, folder: Path, facts: CardFacts, image_size: int | 
     links = {link.name: link for _, _, link in constrained(root)}
     tensors = {name: current[name].detach().to("cpu").contiguous().clone() for name in sorted(changed)}
     for name, link in links.items():
-        for buffer in DIAL_BUFFERS:
-            tensors[f"dial/{name}/{buffer}"] = getattr(link, buffer).detach().to("cpu", torch.float64).reshape(1)
+        for key, value in link.dial_state().items():
+            tensors[f"dial/{name}/{key}"] = torch.tensor([value], dtype=torch.float64)
         tensors[f"probe/{name}"] = probe_image(link)
     document = {
         "format_version": FORMAT_VERSION,
@@ -251,6 +251,17 @@ def _check_tensors(
             )
         for buffer in DIAL_BUFFERS:
             getattr(link, buffer).fill_(float(tensors[f"dial/{link.name}/{buffer}"]))
+        learned = tensors.get(f"dial/{link.name}/learned")
+        if learned is not None:
+            if link.response != "nearest" or not bool(torch.isfinite(learned).all()):
+                raise FileFormatError(
+                    explain(
+                        f"a finite learned dial of response 'nearest' for {link.name}",
+                        f"{learned.tolist()} of response {link.response!r}",
+                        "copy the folder again: it is damaged",
+                    )
+                )
+            link.learn(float(learned))
         stored, rebuilt = tensors[f"probe/{link.name}"], probe_image(link)
         large = max(link.constraint.rep_in.dim, link.constraint.rep_out.dim) > _LARGE_SPACE
         tolerance = _LARGE_TOLERANCE if large else _PROBE_TOLERANCE

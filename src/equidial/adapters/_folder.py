@@ -32,6 +32,7 @@ CARD_FILE = "README.md"
 FILES = (CONFIG_FILE, TENSOR_FILE, CERTIFICATE_FILE, CARD_FILE)
 FORMAT_VERSION = 1
 DIAL_BUFFERS = ("threshold", "budget", "softness", "reference")
+LEARNED = "learned"  # beside the buffers of a dial that is trained
 
 _REQUIRED_KEYS = {"format_version", "config", "tensors", "base"}
 # "stored" is missing in folders written before the contents were hashed; "library_version" is for information
@@ -210,7 +211,8 @@ def _check_names(document: Mapping[str, Any], tensors: Mapping[str, torch.Tensor
         wanted |= {f"probe/{name}", *(f"dial/{name}/{buffer}" for buffer in DIAL_BUFFERS)}
     hashed = set(document["stored"]["tensors"]) if "stored" in document else wanted
     missing = sorted((wanted | hashed) - set(tensors))
-    extra = sorted((set(tensors) | hashed) - wanted)
+    trained = {f"dial/{name}/{LEARNED}" for name in document["tensors"]}
+    extra = sorted((set(tensors) | hashed) - wanted - trained)
     if missing or extra:
         raise FileFormatError(
             explain(
@@ -223,16 +225,20 @@ def _check_names(document: Mapping[str, Any], tensors: Mapping[str, torch.Tensor
 
 def _check_dials(rows: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
     for name in rows:
-        for buffer in DIAL_BUFFERS:
-            stored = tensors[f"dial/{name}/{buffer}"]
+        for buffer in (*DIAL_BUFFERS, LEARNED):
+            stored = tensors.get(f"dial/{name}/{buffer}")
+            if stored is None:
+                continue  # the buffers are there, see _check_names
             is_number = stored.shape == (1,) and stored.dtype == torch.float64
             value = float(stored) if is_number else math.nan
             unset = math.isnan(value) and buffer == "softness"  # another dial set the threshold
             highest = {"softness": 1.0, "threshold": math.inf}.get(buffer, sys.float_info.max)
-            if not is_number or not (unset or 0 <= value <= highest):
+            trained = buffer == LEARNED and math.isfinite(value)  # a trained number may leave [0, 1], its dial does not
+            if not is_number or not (unset or trained or 0 <= value <= highest):
                 raise FileFormatError(
                     explain(
-                        f"one float64 number >= 0 for dial/{name}/{buffer}",
+                        f"one {'finite float64 number' if buffer == LEARNED else 'float64 number >= 0'} "
+                        f"for dial/{name}/{buffer}",
                         f"{stored.dtype} of shape {tuple(stored.shape)}, {value:g}",
                         "copy the file again: it is damaged, or was edited",
                     )

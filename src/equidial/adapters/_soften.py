@@ -138,18 +138,17 @@ def set_dial(
 ) -> None:
     """Turn the dial: exactly one of ``softness``, ``threshold`` and ``max_error``; weights are not touched.
 
-    ``target_modules`` restricts it to matching tensors (PEFT's rules). Raises as :func:`soften`, and leaves every
-    dial where it was on failure.
+    ``target_modules`` restricts it to matching tensors (PEFT's rules). A learned dial goes on learning from there. In
+    retract mode the tensors are brought into the new set, in place. Raises as :func:`soften`, and leaves every dial
+    where it was on failure.
     """
     dial = Dial.of(softness, threshold, max_error)
     _, state = require_root(model, "set_dial")
-    chosen = _matching_links(model, target_modules)
-    settings = [
-        _choose(link, dial, link.layout.weights(original_of(module, name)), state.config.radius)
-        for module, name, link in chosen
-    ]
-    for (_, _, link), setting in zip(chosen, settings, strict=True):
+    chosen = matching_links(model, target_modules)
+    settings = settings_for(chosen, dial, state.config.radius)
+    for (module, name, link), setting in zip(chosen, settings, strict=True):
         link.turn(dial, setting)
+        link.settle(original_of(module, name))
     if target_modules is None:
         one = {"softness": None, "threshold": None, "max_error": None, dial.kind: dial.value}
         state.config = replace(state.config, softness_pattern={}, **one)
@@ -207,9 +206,17 @@ def dial_for(target: Target, config: SoftEquivarianceConfig) -> Dial:
     return config.dial if pattern is None else Dial.of(softness=config.softness_pattern[pattern])
 
 
-def _matching_links(
+def settings_for(
+    links: Sequence[tuple[nn.Module, str, SoftParametrization]], dial: Dial, radius: float | None
+) -> list[Setting]:
+    """What a dial means for each of these tensors; raises as :func:`set_dial` and turns nothing."""
+    return [_choose(link, dial, link.layout.weights(original_of(module, name)), radius) for module, name, link in links]
+
+
+def matching_links(
     model: nn.Module, target_modules: str | Sequence[str] | None
 ) -> list[tuple[nn.Module, str, SoftParametrization]]:
+    """The softened tensors that match, all of them for ``None``; raises ``NoMatchingTargetError`` for none."""
     links = list(constrained(model))
     if target_modules is None:
         return links
