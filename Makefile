@@ -21,9 +21,9 @@ test: lint $(TIMM)/.test  ## Lint, types, tests; seeded slices of the long prope
 	$(TEST_TIMM)
 	$(TEST)
 
-test-all: lint $(TIMM)/.test  ## The same with every property run whole.
+test-all: lint $(TIMM)/.test  ## The same with every property run whole, and every cell of the compatibility matrix.
 	EQUIDIAL_HYPOTHESIS=whole EQUIDIAL_DRAWS=20 $(TEST_TIMM)
-	EQUIDIAL_HYPOTHESIS=whole EQUIDIAL_DRAWS=20 $(TEST)
+	EQUIDIAL_HYPOTHESIS=whole EQUIDIAL_DRAWS=20 EQUIDIAL_MATRIX=whole $(TEST)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check --quiet $(CHECKED)

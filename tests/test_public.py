@@ -82,7 +82,7 @@ def test_the_library_prints_nothing_and_assumes_no_extras() -> None:
         assert len(text.splitlines()) <= 400, f"{path} is long: split it, or say why here"
     probe = (
         "import sys, equidial;"
-        "extras = {'transformers', 'matplotlib', 'sklearn', 'tyro', 'jinja2', 'timm', 'PIL'};"
+        "extras = {'transformers', 'matplotlib', 'sklearn', 'tyro', 'jinja2', 'timm', 'PIL', 'onnx', 'peft'};"
         "print(sorted(extras & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)

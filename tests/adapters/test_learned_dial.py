@@ -318,7 +318,7 @@ def test_saved_loaded_certified_and_trained_on(tmp_path: Path) -> None:
         save_file(
             stored | {"dial/first.weight/learned": torch.tensor([value])}, tmp_path / "soft_equivariance.safetensors"
         )
-        with pytest.raises(FileFormatError, match="one finite float64 number for dial/first.weight/learned"):
+        with pytest.raises(FileFormatError, match="one finite float64 number"):
             ed.load(copy.deepcopy(base), tmp_path)
 
 

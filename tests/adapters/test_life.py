@@ -107,20 +107,24 @@ def test_autocast_does_not_reach_the_filter() -> None:
 def test_compiled_graph_is_whole_and_turning_the_dial_does_not_recompile() -> None:
     model, x = build("cnn")
     ed.soften(model, soft(0.3))
-    eager = dict.fromkeys((0.3, 0.0, 0.7, 1.0))
-    for s in eager:
-        ed.set_softness(model, s)
-        eager[s] = logits(model, x)
     torch._dynamo.reset()
     count = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
     compiled = torch.compile(model, backend=count, fullgraph=True)
-    frames = []
-    for s, expected in eager.items():
+    found = {}
+    for s in (0.3, 0.0, 0.7, 1.0):
         ed.set_softness(model, s)
-        with torch.no_grad():
-            assert torch.allclose(compiled(x), expected, atol=1e-5)  # type: ignore[arg-type]
-        frames.append(count.frame_count)
-    assert len(set(frames)) == 1, "no position of the dial compiles anew"
+        found[s] = logits(compiled, x)  # type: ignore[arg-type]
+        assert count.frame_count == 1, "compiled once, and no position of the dial compiles anew"
+    logits(copy.deepcopy(model), x)  # eager copies share the bases
+    logits(compiled, x)  # type: ignore[arg-type]
+    with ed.disabled(model):  # a switch, not a position: one graph more
+        off = logits(compiled, x)  # type: ignore[arg-type]
+    logits(compiled, x)  # type: ignore[arg-type]
+    assert count.frame_count == 2
+    for s, y in found.items():
+        ed.set_softness(model, s)
+        assert torch.allclose(y, logits(model, x), atol=1e-5)
+    assert torch.allclose(off, found[1.0], atol=1e-5)
     torch._dynamo.reset()
 
 

@@ -16,6 +16,7 @@ from equidial.adapters._geometry import (
     acts_by_lattice,
     sizes_at,
 )
+from equidial.adapters._life import check_adapters, check_tensors
 from equidial.adapters._parametrization import SoftParametrization, constrained
 from equidial.adapters._state import find_root, tensor_hash
 from equidial.adapters.targets import Target, resolve_targets
@@ -65,7 +66,8 @@ def certify(
     for C2, C4, D2, D4 and flips with symmetric strides and padding, see ``level`` and ``notes``. The error of the
     whole network is what :func:`equidial.measure` measures.
 
-    Raises ``ArgumentError`` for a plain model without ``config``, an unknown norm or a dtype that stores no floats.
+    Raises ``ArgumentError`` for a plain model without ``config``, an unknown norm or a dtype that stores no floats,
+    ``StateError`` for a softened model that is sharded or has adapters of PEFT on softened layers.
     Source: theory 4 (Duhamel and telescoping bounds, rounding).
     """
     if norm not in get_args(Norm):
@@ -84,6 +86,8 @@ def certify(
     config = config or (found[1].config if found else None)
     assert config is not None
     root = found[0] if found else model
+    check_adapters(model, "certify")
+    check_tensors(model, "certify")
     radius = config.radius if radius is None else radius
     levels = _Levels(root, config, image_size)
     context = _Context(levels, radius, norm, dtype)

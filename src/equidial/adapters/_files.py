@@ -32,7 +32,7 @@ from equidial.adapters._folder import (
     write_folder,
 )
 from equidial.adapters._hub import find_folder
-from equidial.adapters._life import check_life
+from equidial.adapters._life import check_adapters, check_life, check_tensors
 from equidial.adapters._parametrization import SoftParametrization, constrained
 from equidial.adapters._scores import Numbers
 from equidial.adapters._soften import attach_all, build_parametrizations
@@ -72,8 +72,9 @@ def save(
         license: for the card, its identifier, e.g. ``"apache-2.0"``; without it the card states none.
         image_size: for the certificate, as in :func:`equidial.certify`.
 
-    Raises ``StateError`` for a model that is not softened, ``ArgumentError`` for a group that no name rebuilds and for
-    scores, names or licences of another form; nothing is written then. Cost: that of :func:`equidial.certify`.
+    Raises ``StateError`` for a model that is not softened, is sharded or has adapters of PEFT, ``ArgumentError`` for a
+    group that no name rebuilds and for scores, names or licences of another form; nothing is written then. Cost: that
+    of :func:`equidial.certify`.
     """
     save_as(model, Path(folder), CardFacts.of("this-folder", scores, base_model, license), image_size)
 
@@ -81,6 +82,8 @@ def save(
 def save_as(model: nn.Module, folder: Path, facts: CardFacts, image_size: int | tuple[int, int] | None = None) -> None:
     """:func:`save` with the facts of the card as an object."""
     root, state = require_root(model, "save")
+    check_adapters(model, "save", anywhere=True)
+    check_tensors(model, "save")
     current = plain_tensors(root)
     now = {name: tensor_hash(tensor) for name, tensor in current.items()}
     changed = {name for name, value in now.items() if state.hashes.get(name) != value}

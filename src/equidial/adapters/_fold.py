@@ -9,6 +9,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from equidial.adapters._life import check_adapters, check_unwrapped
 from equidial.adapters._parametrization import SoftParametrization, constrained, detach, original_of
 from equidial.adapters._state import SoftState, drop_state, require_root
 from equidial.errors import StateError, explain
@@ -21,9 +22,10 @@ def fold(model: Model) -> Model:
 
     Computed in float64, then rounded to each tensor's own dtype; where the dial stands at exact symmetry and the
     group permutes coordinates, orbits are made equal bit for bit. Raises ``StateError`` for a model that is not
-    softened or in which a constrained weight is not finite (the model is left as it is).
+    softened, is wrapped for parallel training, sharded, has adapters of PEFT on softened layers, or in which a
+    constrained weight is not finite (the model is left as it is).
     """
-    root, state = require_root(model, "fold")
+    root, state = _checked_root(model, "fold")
     links = list(constrained(root))
     values = [folded_value(module, name, link) for module, name, link in links]
     for (_, _, link), value in zip(links, values, strict=True):
@@ -38,11 +40,18 @@ def fold(model: Model) -> Model:
 def unload(model: Model) -> Model:
     """Take the constraint away: the unconstrained tensors as they stand, bit for bit.
 
-    Those are the pretrained ones if nothing was trained. Raises ``StateError`` for a model that is not softened.
+    Those are the pretrained ones if nothing was trained. Raises ``StateError`` as :func:`fold`.
     """
-    root, state = require_root(model, "unload")
+    root, state = _checked_root(model, "unload")
     _detach_all(root, state, None)
     return model
+
+
+def _checked_root(model: nn.Module, verb: str) -> tuple[nn.Module, SoftState]:
+    found = require_root(model, verb)
+    check_unwrapped(model, verb)
+    check_adapters(model, verb)
+    return found
 
 
 def folded_value(module: nn.Module, tensor_name: str, link: SoftParametrization) -> torch.Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from equidial.adapters._layouts import Layout
+from equidial.adapters._shards import is_sharded, through_whole
 from equidial.errors import ArgumentError, BudgetError, explain
 from equidial.filters import (
     Constraint,
@@ -96,7 +97,8 @@ class SoftParametrization(nn.Module):
             ("softness", math.nan),
             ("reference", reference),
         ):
-            self.register_buffer(key, torch.tensor(value, dtype=torch.float64))
+            # one entry, not a scalar: dynamo reads numbers out of float64 scalars and compiles such a graph twice
+            self.register_buffer(key, torch.tensor([value], dtype=torch.float64))
 
     @property
     def constraint(self) -> Constraint:
@@ -107,6 +109,8 @@ class SoftParametrization(nn.Module):
         """The constrained tensor, in the shape and dtype of ``original``."""
         if not self.enabled or self.retraction is not None:
             return original
+        if not torch.compiler.is_compiling() and is_sharded(original):
+            return through_whole(self.filtered, original)
         return self.filtered(original)
 
     def filtered(self, original: torch.Tensor) -> torch.Tensor:
@@ -257,6 +261,14 @@ class SoftParametrization(nn.Module):
             rel_tol=1e-12,
         )
 
+    def prepare(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        """Bring the bases to a device in the precision that weights of ``dtype`` are filtered in.
+
+        A graph compiled before that would convert them at every step, and be compiled again once they are there.
+        """
+        if isinstance(self.spectrum, Spectrum):
+            self.spectrum.tensors(torch.empty(0, device=device, dtype=torch.promote_types(dtype, torch.float32)))
+
     def filter(self) -> Filter:
         """The filter as an object of its own."""
         return Filter(self.spectrum, self.response, self.dial, self.setting)
@@ -274,6 +286,7 @@ class SoftParametrization(nn.Module):
             device = fn(torch.empty(0, device=buffer.device)).device
             if device != buffer.device:
                 self._buffers[key] = buffer.to(device, torch.float32 if device.type == "mps" else buffer.dtype)
+                self.prepare(device)
         parameter = self.learned_softness
         if parameter is not None:
             device = fn(torch.empty(0, device=parameter.device)).device

@@ -15,7 +15,7 @@ from torch import nn
 
 from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._geometry import configured_size, example_images, sizes_at, stride_message
-from equidial.adapters._life import check_life
+from equidial.adapters._life import check_adapters, check_life, check_tensors
 from equidial.adapters._matching import matches, pattern_for
 from equidial.adapters._parametrization import (
     SoftParametrization,
@@ -65,8 +65,7 @@ def soften(model: Model, config: SoftEquivarianceConfig) -> Model:
     parametrizations = build_parametrizations(model, targets, config)
     for target, parametrization in zip(targets, parametrizations, strict=True):
         dial = dial_for(target, config)
-        weights = target.layout.weights(_tensor(model, target))
-        parametrization.turn(dial, _choose(parametrization, dial, weights, config.radius))
+        parametrization.turn(dial, _choose(parametrization, dial, _tensor(model, target), config.radius))
     hashes = hashes_of(model)
     size = config.image_size or configured_size(model)
     example = None if size is None else example_images(model, size)
@@ -111,8 +110,10 @@ def attach_all(
     done: list[Target] = []
     try:
         for target, parametrization in zip(targets, parametrizations, strict=True):
+            tensor = _tensor(model, target)
             attach(model.get_submodule(target.module_name), target.tensor_name, parametrization)
             done.append(target)
+            parametrization.prepare(tensor.device, tensor.dtype)
     except Exception:
         for target in reversed(done):
             detach(model.get_submodule(target.module_name), target.tensor_name, orders[target.module_name])
@@ -138,12 +139,16 @@ def set_dial(
 ) -> None:
     """Turn the dial: exactly one of ``softness``, ``threshold`` and ``max_error``; weights are not touched.
 
-    ``target_modules`` restricts it to matching tensors (PEFT's rules). A learned dial goes on learning from there. In
-    retract mode the tensors are brought into the new set, in place. Raises as :func:`soften`, and leaves every dial
-    where it was on failure.
+    ``target_modules`` restricts it to matching tensors (PEFT's rules). A compiled model follows without compiling anew;
+    under DistributedDataParallel and ``fully_shard`` every process turns its dial (``max_error`` needs whole tensors:
+    before sharding). A learned dial goes on learning from there. In retract mode the tensors are brought into the new
+    set, in place. Raises as :func:`soften`, and leaves every dial where it was on failure.
     """
     dial = Dial.of(softness, threshold, max_error)
     _, state = require_root(model, "set_dial")
+    check_adapters(model, "set_dial")
+    if dial.kind == "max_error":
+        check_tensors(model, "set_dial(max_error=...)")
     chosen = matching_links(model, target_modules)
     settings = settings_for(chosen, dial, state.config.radius)
     for (module, name, link), setting in zip(chosen, settings, strict=True):
@@ -158,6 +163,7 @@ def set_dial(
 def disabled(model: nn.Module) -> Iterator[nn.Module]:
     """Within this context the model computes with its unconstrained tensors, for comparison."""
     require_root(model, "disabled")
+    check_adapters(model, "disabled")
     links = [link for _, _, link in constrained(model)]
     before = [link.enabled for link in links]
     try:
@@ -169,11 +175,12 @@ def disabled(model: nn.Module) -> Iterator[nn.Module]:
             link.enabled = enabled
 
 
-def _choose(link: SoftParametrization, dial: Dial, weights: torch.Tensor, radius: float | None) -> Setting:
+def _choose(link: SoftParametrization, dial: Dial, original: torch.Tensor, radius: float | None) -> Setting:
     """The setting of a dial; for ``max_error`` checked against the certificate of the rounded result."""
     setting = link.setting_for(dial, radius)
     if dial.kind != "max_error" or math.isinf(setting.threshold):
         return setting
+    weights = link.layout.weights(original)  # read here only: the other dials also turn on a shard
     # radius * beta covers exact arithmetic; the stored tensor is rounded, so its certificate decides
     before = (link.dial, link.setting)
     found = math.inf
@@ -210,7 +217,7 @@ def settings_for(
     links: Sequence[tuple[nn.Module, str, SoftParametrization]], dial: Dial, radius: float | None
 ) -> list[Setting]:
     """What a dial means for each of these tensors; raises as :func:`set_dial` and turns nothing."""
-    return [_choose(link, dial, link.layout.weights(original_of(module, name)), radius) for module, name, link in links]
+    return [_choose(link, dial, original_of(module, name), radius) for module, name, link in links]
 
 
 def matching_links(

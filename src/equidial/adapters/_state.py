@@ -10,6 +10,7 @@ from torch import nn
 
 from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._parametrization import constrained
+from equidial.adapters._pretrained import guard_saving, release_saving
 from equidial.errors import StateError, explain
 
 _ATTRIBUTE = "_equidial_state"
@@ -30,12 +31,14 @@ class SoftState:
 def set_state(model: nn.Module, state: SoftState) -> None:
     """Attach the state to a softened model."""
     object.__setattr__(model, _ATTRIBUTE, state)
+    guard_saving(model)
 
 
 def drop_state(model: nn.Module) -> None:
     """Forget the state."""
     for module in model.modules():
         module.__dict__.pop(_ATTRIBUTE, None)
+    release_saving(model)
 
 
 def find_root(model: nn.Module) -> tuple[nn.Module, SoftState] | None:

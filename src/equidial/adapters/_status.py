@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from equidial.adapters._life import check_tensors
 from equidial.adapters._parametrization import constrained, original_of
 
 
@@ -71,7 +72,11 @@ class Status:
 
 
 def status(model: nn.Module) -> Status:
-    """Per tensor: group, representation, response, dial, defect; empty for a model that is not softened."""
+    """Per tensor: group, representation, response, dial, defect; empty for a model that is not softened.
+
+    Raises ``StateError`` for a sharded model.
+    """
+    check_tensors(model, "status")
     rows = []
     for module, tensor_name, link in constrained(model):
         original = link.layout.weights(original_of(module, tensor_name)).detach().to("cpu", torch.float64)

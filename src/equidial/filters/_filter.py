@@ -273,11 +273,12 @@ def apply_filter(
     threshold: torch.Tensor,
     budget: torch.Tensor,
 ) -> torch.Tensor:
-    """``F(weight)`` with the dial as scalar tensors, so that turning it changes no code path.
+    """``F(weight)`` with the dial as tensors of one entry, so that turning it changes no code path.
 
     A threshold of infinity returns ``weight`` bit for bit.
     """
     work_dtype = torch.promote_types(weight.dtype, torch.float32)
+    threshold, budget = threshold.reshape(()), budget.reshape(())
     with torch.autocast(weight.device.type, enabled=False):
         work = weight.to(work_dtype)
         if isinstance(spectrum, MatrixFreeSpectrum):

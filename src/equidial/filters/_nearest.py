@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import torch
 
+from equidial.errors import StateError, explain
+
 GAIN_CAP = 1000.0
 """Largest amplification of a component below ``beta``."""
 
@@ -92,6 +94,10 @@ def cone_multiplier(a: torch.Tensor, energy: torch.Tensor, budget: torch.Tensor)
 
 @cone_multiplier.register_fake
 def _(a: torch.Tensor, energy: torch.Tensor, budget: torch.Tensor) -> torch.Tensor:
+    if torch.onnx.is_in_onnx_export():  # its last step would fail, with no word of what to do
+        raise StateError(
+            explain("a folded model for ONNX", "a softened one: ONNX has no operator for its filters", "fold it first")
+        )
     return torch.empty_like(budget)
 
 

@@ -11,6 +11,7 @@ import torch
 from scipy.optimize import minimize
 from torch import nn
 
+from equidial.adapters._life import check_adapters, check_tensors
 from equidial.adapters._parametrization import SoftParametrization, constrained, original_of
 from equidial.adapters._state import require_root
 from equidial.adapters.network._certify import Question, answer, ask, dtype_of, plain_copy
@@ -56,6 +57,8 @@ def set_network_error(
     forward passes per tensor, and the norms of the weights that changed.
     """
     require_root(model, "set_network_error")
+    check_adapters(model, "set_network_error")
+    check_tensors(model, "set_network_error")
     learned = [link.name for _, _, link in constrained(model) if link.learned_softness is not None]
     if learned:
         raise StateError(
