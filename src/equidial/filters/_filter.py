@@ -302,7 +302,8 @@ def apply_filter(
 
 def _may_branch(flag: torch.Tensor) -> bool:
     """Whether Python may look at ``flag``: not in a traced graph, not where it would wait for an accelerator."""
-    traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(flag) is not torch.Tensor
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    traced = tracing or torch.compiler.is_compiling() or type(flag) is not torch.Tensor
     return flag.device.type == "cpu" and not traced
 
 
