@@ -217,6 +217,11 @@ def test_penalty_in_closed_form() -> None:
             ed.relaxation_penalty(model, power, of)  # type: ignore[arg-type]
     with pytest.raises(StateError, match="call learn_dial first"):
         ed.relaxation_penalty(soft_cnn())
+    link = links(model)[0]
+    shard = type("DTensor", (torch.Tensor,), {"__module__": "torch.distributed.tensor"})
+    link._parameters["learned_softness"] = torch.zeros(1).as_subclass(shard)  # type: ignore[assignment]
+    with pytest.raises(StateError, match="a DTensor, of which each process holds a shard"):
+        ed.relaxation_penalty(model)
 
 
 @pytest.mark.parametrize("softness", [0.0, 0.3, 1.0])

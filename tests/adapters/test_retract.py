@@ -195,7 +195,19 @@ def retracted(model: Any) -> Any:
     return model
 
 
+def sharded() -> Any:
+    model = soft_cnn()
+    copied = {"__deepcopy__": lambda self, memo: self.clone()}
+    shard = type("DTensor", (torch.Tensor,), {"__module__": "torch.distributed.tensor", **copied})
+    chain: Any = model.first.parametrizations.weight
+    held = chain.original.detach().as_subclass(shard)
+    held._is_param = True
+    chain._parameters["original"] = held
+    return model
+
+
 BAD = {
+    "sharded": (sharded, of, StateError, "a DTensor, of which each process holds a shard"),
     "plain model": (lambda: cnn(), of, StateError, "softened model for retract"),
     "twice": (lambda: retracted(soft_cnn()), of, StateError, "retract mode already"),
     "learned dial": (lambda: ed.learn_dial(soft_cnn()), of, StateError, "learned one in first.weight"),

@@ -57,7 +57,7 @@ def test_runs_and_table(folder: Path, tmp_path: Path) -> None:
     assert all(b <= a for a, b in zip(learned.dials[0], learned.dials[-1], strict=True))
     assert strict.certified == 0.0
     assert strict.invariance < 1e-4 < free.invariance
-    assert 0.3 < strict.accuracy < 0.7, "one is the half turn of the other but for noise"
+    assert strict.accuracy < 0.9 < free.accuracy, "one is the half turn of the other but for noise"
     text = bench.report(results)
     assert all(word in text for word in ("learned", "softness 0", "untouched", "0.000 (0.000..0.000)"))
     bench.plot([learned, replace(learned, task="8 or not")], tmp_path / "curve.png")

@@ -102,7 +102,8 @@ def relaxation_penalty(model: nn.Module, power: float = 1, of: Measure = "softne
     unit of softness goes to 0 and stays. Power 2 with ``of="beta"`` is the log-density of a normal prior on ``beta``
     (theory 10); its pull fades at 0, which it does not reach.
 
-    Raises ``StateError`` where no dial is learned, ``ArgumentError`` for a power below 1 or another ``of``.
+    Raises ``StateError`` where no dial is learned or its parameter is sharded, ``ArgumentError`` for a power below 1
+    or another ``of``.
     """
     if isinstance(power, bool) or not isinstance(power, int | float) or not 1 <= power < float("inf"):
         raise ArgumentError(explain("a power >= 1", repr(power), "power=1 reaches 0, power=2 does not"))
@@ -111,6 +112,15 @@ def relaxation_penalty(model: nn.Module, power: float = 1, of: Measure = "softne
     links = learned_links(model)
     if not links:
         raise StateError(explain("a model that learns its dials", "none that does", "call learn_dial first"))
+    for link in links:
+        if any(cls.__name__ == "DTensor" for cls in type(link.learned_softness).__mro__):
+            raise StateError(
+                explain(
+                    f"a whole parameter of the learned dial of {link.name}",
+                    "a DTensor, of which each process holds a shard",
+                    "train learned dials with DistributedDataParallel, or fix_dial before fully_shard",
+                )
+            )
     device = links[0].reference.device
     values = [link.share() * (1.0 if of == "softness" else link.reference) for link in links]
     return torch.stack([value.to(device) for value in values]).pow(power).sum()
