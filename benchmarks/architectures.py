@@ -97,7 +97,7 @@ def randomise(model: nn.Module, size: int) -> nn.Module:
         for name, parameter in model.named_parameters():
             if any(word in name for word in ("pos", "token", "relative", "register", "probe", "class_embedding")):
                 parameter.normal_(std=0.5)
-            elif "scale" in name or name.endswith(("lambda1", "gamma")):
+            elif "scale" in name or "gamma" in name or name.endswith("lambda1"):
                 parameter.uniform_(0.5, 1.5)
         for module in model.modules():
             if isinstance(module, nn.Conv2d):

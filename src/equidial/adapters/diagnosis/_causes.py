@@ -13,7 +13,7 @@ import torch
 from equidial.adapters.diagnosis._catalogue import CATALOGUE
 from equidial.adapters.diagnosis._motion import Still, Vectors, projected
 from equidial.adapters.diagnosis._result import Cause, Mend
-from equidial.adapters.diagnosis._rules import ATTENTIONS, CONVOLUTIONS, POOLINGS, PRODUCTS
+from equidial.adapters.diagnosis._rules import ATTENTIONS, CONVOLUTIONS, ON_IMAGES, POOLINGS, PRODUCTS
 from equidial.adapters.diagnosis._values import Event, Operation, relative
 from equidial.adapters.diagnosis._windows import Called, called_window
 from equidial.adapters.targets import Target
@@ -85,6 +85,8 @@ class Causes:
             self.add(operation, "rotary position embedding", operation.added)
         elif name in ATTENTIONS:
             self._attention(operation)
+        elif name not in ON_IMAGES and self._split_windows(operation):
+            pass  # attention that is written out: products, masks, softmax over windows
         elif name in ("linear", *PRODUCTS):
             self._linear(operation)
         elif name in ("interpolate", "upsample"):
@@ -124,6 +126,8 @@ class Causes:
                     self.add(event, "crop", error, name=facts["name"], what=facts["what"], shape=shape)
             elif event.kind == "shuffle":
                 self.add(event, "pixel shuffle", error)
+            elif event.kind == "roll":
+                self.add(event, "cyclic shift", error, shift=facts["shift"])
             elif event.kind == "pad":
                 left, right, top, bottom = (*facts["pads"], 0, 0)[:4]
                 before, after = f"({top}, {left})", f"({bottom}, {right})"
@@ -215,19 +219,20 @@ class Causes:
     def _split_windows(self, operation: Operation) -> bool:
         """Whether the group takes the places of one window apart, and the cause added if it does."""
         query = operation.args[0]
+        if not isinstance(query, torch.Tensor) or query.ndim < 3 or id(query) not in operation.values:
+            return False
         motion = operation.motion_of(query)
         index = None if motion is None else motion.index(0, query.shape, query.device)
-        if index is None or projected(index, (0,)) is not None:
+        if index is not None and projected(index, (0,)) is not None:
             return False
         window = math.isqrt(query.shape[-2])
         for event in reversed(operation.events):
             if event.kind == "roll":
-                shifts = event.facts["shifts"]
-                shift = abs(shifts if isinstance(shifts, int) else int(next(iter(shifts))))
+                shift = event.facts["shift"]
                 rest = 2 * shift % window
                 self.add(operation, "window shift", operation.added, window=window, shift=shift, rest=rest)
                 return True
-            if event.kind == "pad":
+            if event.kind == "pad" and operation.name in ATTENTIONS:
                 h, w = event.facts["shape"][1:3]
                 self.add(operation, "window padding", operation.added, window=window, h=h, w=w)
                 return True
@@ -285,10 +290,15 @@ class Causes:
         if known:
             table = known[0] in self.known or operation.name in _MIXING
             self.add(operation, "position table" if table else "place-dependent parameter", operation.added, known[0])
-        elif parameters or operation.name in _MIXING:
+        elif parameters or (operation.name in _MIXING and self._has_constant(operation)):
             self.add(operation, "fixed position code", operation.added)
         else:
             self.add(operation, "unknown", operation.added, name=operation.name)
+
+    @staticmethod
+    def _has_constant(operation: Operation) -> bool:
+        tensors = [x for x in operation.args if isinstance(x, torch.Tensor)]
+        return any(id(x) not in operation.values for x in tensors)
 
     def _otherwise(self, operation: Operation, error: float) -> None:
         """No rule of this kind of operation names the cause: what happened on the way, or nothing that is known."""
