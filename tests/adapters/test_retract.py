@@ -224,14 +224,19 @@ BAD = {
 }
 
 
+def retracted_links(model: Any) -> list[bool]:
+    """As ``status`` says it, which does not read sharded tensors."""
+    return [link.retraction is not None for _, _, link in constrained(model)]
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_wrong_models_and_optimizers_are_refused(case: str) -> None:
     make, optimizer_of, error, message = BAD[case]
     model = make()
-    before, modes = snapshot(model), [row.retracted for row in ed.status(model)]
+    before, modes = snapshot(model), retracted_links(model)
     optimizer = optimizer_of(model)
     with pytest.raises(error, match=message) as caught:
         ed.retract(model, optimizer)
     assert "do: " in str(caught.value)
     assert same_tensors(snapshot(model), before)
-    assert [row.retracted for row in ed.status(model)] == modes
+    assert retracted_links(model) == modes

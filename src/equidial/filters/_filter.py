@@ -293,7 +293,8 @@ def apply_filter(
             beta = torch.where(free, torch.ones_like(threshold), threshold)
             factors, root = nearest_factors(sigma, spectrum.energies(coefficients), beta, budget)
             free = free | (root == 0)
-            if _may_branch(free):  # the selection below costs as much as the products around it, also backwards
+            # the selection below costs as much as the products around it, also backwards; a trained dial needs it
+            if _may_branch(free) and not (threshold.requires_grad or budget.requires_grad):
                 return weight if bool(free) else spectrum.synthesise(coefficients, factors).to(weight.dtype)
         else:
             factors = subspace_factors(response, sigma, threshold)
