@@ -11,7 +11,7 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 TEST_TIMM := $(ONE_THREAD) $(TIMM)/bin/python -m pytest -n 2 tests/timm
 TEST := $(ONE_THREAD) $(BIN)/python -m pytest -n 2 tests
 
-.PHONY: demo test test-all lint docs clean
+.PHONY: demo test test-all lint architectures docs clean
 
 demo: $(VENV)/.demo  ## The main job on an embedded model: adapt, measure, certify, fold, report.
 	$(BIN)/equidial demo --output runs/demo
@@ -29,6 +29,11 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check --quiet $(CHECKED)
 	$(BIN)/ruff format --quiet --check $(CHECKED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+architectures: $(TIMM)/.test  ## The table of docs/results/architectures.md, about half an hour.
+	$(BIN)/python -m benchmarks.architectures --library transformers
+	$(TIMM)/bin/python -m benchmarks.architectures --library timm
+	$(BIN)/python -m benchmarks.architectures --page docs/results/architectures.md
 
 docs: $(VENV)/.docs  ## HTML in docs/_build.
 	$(BIN)/python -m sphinx -W -q -b html docs docs/_build

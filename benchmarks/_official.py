@@ -11,12 +11,14 @@ import contextlib
 import importlib
 import io
 import math
+import runpy
 import sys
 import types
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from equidial.errors import ArgumentError, explain
 
@@ -43,6 +45,7 @@ class Official:
             self._stand_in("torchvision", "torchvision.transforms", "torchvision.transforms.functional")
         if str(folder) not in sys.path:
             sys.path.insert(0, str(folder))
+        self._folder = folder
         self._factory = importlib.import_module("softeq.equi_utils.filter_factory")
         self._projectors = importlib.import_module("softeq.equi_utils.equi_projectors")
         self._decompositions = importlib.import_module("softeq.utils.decompositions")
@@ -60,6 +63,19 @@ class Official:
         """Its filter ``n x n -> n x n`` at softness 0, as its factory makes it: float32, bilinear rotation."""
         with contextlib.redirect_stdout(io.StringIO()):
             return self._factory.get_equivariant_filter("rotation", rotations, (1, n, n), (1, n, n), 0.0)
+
+    def with_filtered_convolutions(self, model: nn.Module, softness: float) -> nn.Module:
+        """``model`` with every convolution of more than one pixel in its wrapper, under C4, as its ResNet does it."""
+        # its package imports einops for other layers; the file of this one needs torch alone
+        layers = runpy.run_path(str(self._folder / "softeq" / "layers" / "fconv2d.py"))
+        for parent in list(model.modules()):
+            for name, child in list(parent.named_children()):
+                if isinstance(child, nn.Conv2d) and child.kernel_size[0] > 1:
+                    with contextlib.redirect_stdout(io.StringIO()):
+                        window = (1, *child.kernel_size)
+                        found = self._factory.get_invariant_filter("rotation", 4, window, softness, "schur")
+                    setattr(parent, name, layers["FilteredConv2d"](child, found))
+        return model
 
     def projector_of(self, a: torch.Tensor) -> Any:
         """Its Schur form and its projector at softness 0 for a generator that is given; float32."""

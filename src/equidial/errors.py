@@ -54,6 +54,10 @@ class FileFormatError(EquidialError, ValueError):
     """A saved folder is not what this version, or this base model, can use."""
 
 
+class HubError(EquidialError, OSError):
+    """The hub could not be reached, or refused."""
+
+
 class EquidialWarning(UserWarning):
     """Something that the caller should know and that does not stop the work."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -12,9 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.nn.utils import parametrize
 
 import equidial as ed
 from equidial.adapters import _files
+from equidial.adapters._state import tensor_hash
 from equidial.errors import FileFormatError, StateError
 from tests.adapters.models import SPACES, VectorMlp, build, cnn, logits, same_tensors, snapshot
 
@@ -82,7 +85,7 @@ def test_the_folder_is_plain_and_readable(tmp_path: Path) -> None:
     assert document["tensors"]["first.weight"]["input"] == "Pixels(3,3)"
     card = (tmp_path / "README.md").read_text()
     assert "softness=0.4" in card
-    assert "ed.load(base_model" in card
+    assert 'ed.load(base, "this-folder")' in card
     assert ed.Certificate.load(tmp_path / "certificate.json") == ed.certify(model)
     sectors = ed.soften(cnn(), ed.SoftEquivarianceConfig(group="SO2", softness=0.4))
     ed.save(sectors, tmp_path)
@@ -102,6 +105,50 @@ def edit_tensors(path: Path, change) -> None:
     save_file(tensors, path / TENSORS, metadata={"format": "pt"})
 
 
+def reseal(path: Path) -> None:
+    """Compute the hashes anew, as one would who edits on purpose: what is then still refused, other checks find."""
+    document = json.loads((path / CONFIG).read_text())
+    tensors = load_file(path / TENSORS)
+    document["stored"]["tensors"] = {name: tensor_hash(tensor) for name, tensor in tensors.items()}
+    document["stored"]["document"] = "0" * 64
+    text = json.dumps(document)
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    (path / CONFIG).write_text(text.replace("0" * 64, digest))
+
+
+def sealed(change):
+    """The change, with hashes that fit."""
+    return lambda path: (change(path), reseal(path))
+
+
+def flip(path: Path, place: int, bit: int = 1) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= bit
+    path.write_bytes(bytes(content))
+
+
+def flip_in(name: str):
+    """One bit of one tensor's contents flipped in the file."""
+
+    def change(path: Path) -> None:
+        tensor = load_file(path / TENSORS)[name]
+        content = (path / TENSORS).read_bytes()
+        data = tensor.numpy().tobytes()
+        assert content.count(data) == 1
+        flip(path / TENSORS, content.index(data))
+
+    return change
+
+
+def of_another_save(path: Path) -> None:
+    """The tensor file of another save of the same network."""
+    model = cnn()
+    ed.save(ed.soften(model, ed.SoftEquivarianceConfig(group="SO2", softness=0.4)), path / "other")
+    other = load_file(path / "other" / TENSORS)
+    mine = load_file(path / TENSORS)
+    save_file({**mine, **{k: t for k, t in other.items() if k.startswith("dial/")}}, path / TENSORS)
+
+
 DAMAGE = {
     "unknown semantic key": (lambda p: edit(p, lambda d: d.update(strictness=1)), "unknown"),
     "unknown configuration key": (lambda p: edit(p, lambda d: d["config"].update(colour=1)), "colour"),
@@ -110,6 +157,10 @@ DAMAGE = {
     "other construction": (
         lambda p: edit(p, lambda d: d["tensors"]["first.weight"].update(construction=["disc-harmonics-9"])),
         "disc-harmonics-9",
+    ),
+    "an axis for a kernel": (
+        lambda p: edit(p, lambda d: d["tensors"]["first.weight"].update(axis=1)),
+        "first.weight as .*'axis': 1",
     ),
     "other tensors": (lambda p: edit(p, lambda d: d["tensors"].pop("first.weight")), "constrained tensors"),
     "another filter than the probe tells": (
@@ -126,6 +177,88 @@ DAMAGE = {
     "a list": (lambda p: (p / CONFIG).write_text("[]"), "list"),
     "truncated tensors": (lambda p: (p / TENSORS).write_bytes((p / TENSORS).read_bytes()[:-9]), "damaged"),
     "no tensors": (lambda p: (p / TENSORS).unlink(), "without it"),
+    "JSON cut short": (
+        lambda p: (p / CONFIG).write_bytes((p / CONFIG).read_bytes()[:300]),
+        "readable soft_equivariance_config",
+    ),
+    "JSON in another encoding": (lambda p: (p / CONFIG).write_bytes(b"\xff\xfe{}"), "damaged"),
+    "an endless nest": (lambda p: (p / CONFIG).write_text("[" * 200_000), "damaged"),
+    "empty tensors": (lambda p: (p / TENSORS).write_bytes(b""), "readable soft_equivariance.safetensors"),
+    "header cut short": (lambda p: (p / TENSORS).write_bytes((p / TENSORS).read_bytes()[:40]), "damaged"),
+    "header with a flipped bit": (lambda p: flip(p / TENSORS, 0), "damaged"),
+    "no version": (lambda p: edit(p, lambda d: d.pop("format_version")), "format version 1"),
+    "a version that is no number": (lambda p: edit(p, lambda d: d.update(format_version=True)), "True"),
+    "a later format": (
+        lambda p: edit(p, lambda d: d.update(format_version=2, library_version="9.9")),
+        "9.9.*\n.*upgrade",
+    ),
+    "an earlier format": (lambda p: edit(p, lambda d: d.update(format_version=0)), "that equidial.save wrote"),
+    "unknown key of the base": (lambda p: edit(p, lambda d: d["base"].update(shards=2)), r"base\.shards"),
+    "missing key of the base": (lambda p: edit(p, lambda d: d["base"].pop("keys")), r"missing \['base.keys'\]"),
+    "missing hashes": (lambda p: edit(p, lambda d: d["stored"].pop("tensors")), r"stored\.tensors"),
+    "values of another kind": (
+        lambda p: edit(p, lambda d: d.update(tensors=[1])),
+        r"another kind of value at \['tensors'\]",
+    ),
+    "a base that is a text": (lambda p: edit(p, lambda d: d.update(base="cnn")), "another kind"),
+    "hashes of another form": (lambda p: edit(p, lambda d: d["base"]["unchanged"].update(x="12")), "another kind"),
+    "another group": (lambda p: edit(p, lambda d: d["config"].update(group="C5")), "group or dial were edited"),
+    "an unknown group": (lambda p: edit(p, lambda d: d["config"].update(group="Q8")), "can build[\\s\\S]*'Q8'"),
+    "two dials": (lambda p: edit(p, lambda d: d["config"].update(threshold=1.0)), "can build.*\n.*exactly one dial"),
+    "a group that is a number": (lambda p: edit(p, lambda d: d["config"].update(group=4)), "can build"),
+    "another softness": (
+        lambda p: edit(p, lambda d: d["config"].update(softness=0.9)),
+        r"edited after saving \(softness 0.9, the dials stand at 0.4\)",
+    ),
+    "another radius": (lambda p: edit(p, lambda d: d["config"].update(radius=0.1)), "edited after saving"),
+    "another response": (lambda p: edit(p, lambda d: d["config"].update(response="hard")), "'response': 'nearest'"),
+    "a flipped bit of a weight": (flip_in("head.bias"), "1 with other contents, e.g. head.bias"),
+    "a flipped bit of a probe": (flip_in("probe/first.weight"), "construction changed|other contents"),
+    "a flipped bit of a dial": (flip_in("dial/first.weight/threshold"), "other contents.*dial/first.weight/threshold"),
+    "a dial below 0": (
+        lambda p: edit_tensors(p, lambda t: t["dial/first.weight/threshold"].fill_(-1)),
+        "one float64 number >= 0 for dial/first.weight/threshold",
+    ),
+    "a dial of another type": (
+        lambda p: edit_tensors(p, lambda t: t.update({"dial/first.weight/budget": torch.zeros(2)})),
+        "one float64 number",
+    ),
+    "an infinite reference": (
+        lambda p: edit_tensors(p, lambda t: t["dial/first.weight/reference"].fill_(torch.inf)),
+        "dial/first.weight/reference",
+    ),
+    "missing probe": (lambda p: edit_tensors(p, lambda t: t.pop("probe/first.weight")), "missing.*probe/first.weight"),
+    "missing weight": (lambda p: edit_tensors(p, lambda t: t.pop("head.bias")), "missing.*head.bias"),
+    "a dial too many": (
+        lambda p: edit_tensors(p, lambda t: t.update({"dial/mix.weight/softness": torch.zeros(1)})),
+        "besides.*dial/mix.weight/softness",
+    ),
+    "tensors of another save": (of_another_save, "other contents"),
+    # with hashes that fit
+    "sealed: another group": (
+        sealed(lambda p: edit(p, lambda d: d["config"].update(group="C5"))),
+        "group or dial were edited",
+    ),
+    "sealed: another construction": (
+        sealed(lambda p: edit(p, lambda d: d["tensors"]["first.weight"].update(construction=[]))),
+        "'construction': \\[\\]",
+    ),
+    "sealed: other tensors": (
+        sealed(lambda p: edit(p, lambda d: d["config"].update(target_modules=["first"]))),
+        "constrained tensors",
+    ),
+    "sealed: a weight of the base": (
+        sealed(lambda p: edit(p, lambda d: d["base"]["unchanged"].update({"norm.eps": "0" * 64}))),
+        "base weights that the folder relies on",
+    ),
+    "sealed: another response": (
+        sealed(lambda p: edit(p, lambda d: d["config"].update(response="hard"))),
+        "'response': 'nearest'",
+    ),
+    "a checkpoint": (
+        lambda p: ((p / CONFIG).unlink(), (p / "model.safetensors").write_bytes((p / TENSORS).read_bytes())),
+        "with model.safetensors\n.*that is a checkpoint",
+    ),
     "no folder": (lambda p: shutil.rmtree(p), "without it"),
 }
 
@@ -145,10 +278,52 @@ def test_damaged_or_foreign_folders_are_refused(damage: str, tmp_path: Path) -> 
     assert "do: " in str(caught.value)
     assert same_tensors(snapshot(base), before)
     assert len(ed.status(base)) == 0
+    assert not any(parametrize.is_parametrized(module) for module in base.modules())
+    assert ed.soften(base, ed.SoftEquivarianceConfig(group="C4", softness=0.4)) is base, "as good as new"
+
+
+def test_what_an_edit_can_do_undetected(tmp_path: Path) -> None:
+    """Hashes are no signature: whoever computes them anew may change a weight or turn a dial. docs/files.md says so."""
+    model, x = build("cnn")
+    base = copy.deepcopy(model)
+    ed.soften(model, ed.SoftEquivarianceConfig(group="SO2", softness=0.4))
+    ed.save(trained(model, x), tmp_path)
+
+    def change(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["head.bias"] += 1
+        tensors["dial/first.weight/threshold"].fill_(torch.inf)
+
+    edit_tensors(tmp_path, change)
+    with pytest.raises(FileFormatError, match="2 with other contents"):
+        ed.load(copy.deepcopy(base), tmp_path)
+    reseal(tmp_path)
+    loaded = ed.load(copy.deepcopy(base), tmp_path)
+    assert torch.equal(loaded.head.bias, model.head.bias + 1)
+    assert torch.equal(loaded.first.weight, loaded.first.parametrizations.weight.original)
+    with pytest.raises(ed.errors.CertificateError):
+        ed.verify(ed.Certificate.load(tmp_path / "certificate.json"), loaded)
+
+
+def test_line_ends_may_change(tmp_path: Path) -> None:
+    """git writes them its own way on some systems."""
+    model = cnn()
+    base = copy.deepcopy(model)
+    ed.save(ed.soften(model, ed.SoftEquivarianceConfig(group="C4", softness=0.4)), tmp_path)
+    content = (tmp_path / CONFIG).read_bytes()
+    assert b"\r" not in content
+    (tmp_path / CONFIG).write_bytes(content.replace(b"\n", b"\r\n"))
+    assert same_tensors(snapshot(ed.load(base, tmp_path)), snapshot(model))
 
 
 def changed_weight(model: Any) -> Any:
     model.depthwise.weight.data[0] += 1e-7
+    return model
+
+
+def randomised(model: Any) -> Any:
+    """The same network from another checkpoint."""
+    for tensor in model.parameters():
+        tensor.data += torch.randn_like(tensor)
     return model
 
 
@@ -164,6 +339,8 @@ def changed_statistics(model: Any) -> Any:
         (changed_statistics, r"norm\.running_mean"),
         (lambda m: m.double(), "other contents"),
         (lambda m: VectorMlp(), "the base model of the folder"),
+        (lambda m: build("vit")[0], "the base model of the folder.*\n.*ViTForImageClassification"),
+        (lambda m: randomised(m), r"\d+ tensors with other contents"),
         (lambda m: ed.soften(m, ed.SoftEquivarianceConfig(group="C4", softness=0.1)), "softened already"),
     ],
 )
@@ -176,6 +353,7 @@ def test_another_base_is_refused(alter, message: str, tmp_path: Path) -> None:
     with pytest.raises((FileFormatError, StateError), match=message):
         ed.load(base, tmp_path)
     assert same_tensors(snapshot(base), before)
+    assert sum(parametrize.is_parametrized(module) for module in base.modules()) in (0, 2 * ("softened" in message))
 
 
 def test_a_changed_construction_is_found_by_its_probe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

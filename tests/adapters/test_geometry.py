@@ -60,6 +60,8 @@ def test_the_rule_on_every_small_window() -> None:
         (nn.MaxPool2d(3, 2, 1), (8, 8), False),
         (nn.MaxPool2d(3, 2, 1), (9, 9), True),
         (nn.MaxPool2d(2, 2, ceil_mode=True), (9, 9), False),
+        (nn.MaxPool2d(2, 2, ceil_mode=True), (8, 8), True),
+        (nn.AvgPool2d(12, ceil_mode=True), (7, 7), True),
         (nn.AvgPool2d(2), (8, 8), True),
     ],
 )

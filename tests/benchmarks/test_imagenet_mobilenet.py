@@ -80,7 +80,7 @@ def test_the_rate_and_the_page(tmp_path: Path) -> None:
     text = table(log, more=False)
     assert "86.9 % at 224 px" in text
     assert "| 0.5 | turned, matched | 0.0001 | 50.0 ± 14.1 |" in text
-    assert "| 0.5 | turned, matched | 50.0 | 60.0 | 60.0 |" in text
+    assert "| 0.5 | turned, matched | – | 50.0, 0.10 | 60.0, 0.10 | 60.0, 0.10 |" in text
     page = tmp_path / "page.md"
     page.write_text(f"# Title\n\nBefore.\n\n{BEGIN}\n\nold\n\n{END}\n\nAfter.\n")
     write_page(page, text)

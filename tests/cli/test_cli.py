@@ -6,12 +6,18 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 
 import equidial as ed
 from equidial.cli import main
+from equidial.recipes import load_model
+from tests.hub import TOKEN, running
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -166,6 +172,22 @@ def test_certify_from_a_sample(
     assert (stored.n, stored.thresholds, stored.group) == (8, (0.1, 0.5), "SO2")
 
 
+def test_diagnose_prints_and_draws(tmp_path: Path, model_file: str, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "diagnosis"
+    code, out, _ = run(capsys, "diagnose", "--model", "demo", "--angles", "--output", str(folder))
+    assert code == 0
+    assert "position table: 1 place" in out
+    assert "degrees" in out
+    page = (folder / "diagnosis.html").read_text()
+    assert page.count("data:image/png") == 2
+    assert "pos_embed" in page
+    stored = ed.Diagnosis.load(folder / "diagnosis.json")
+    assert {c.parameter for c in stored} == {"patch_embed.weight", "pos_embed"}
+    code, out, _ = run(capsys, "diagnose", "--model", model_file, "--image-size", "12", "--json")
+    assert code == 0
+    assert ed.Diagnosis.from_dict(json.loads(out)).shape == (1, 3, 12, 12)
+
+
 SAMPLED = ("certify-sampled", "--model", "demo", "--data", "demo", "--tau")
 
 
@@ -181,10 +203,16 @@ SAMPLED = ("certify-sampled", "--model", "demo", "--data", "demo", "--tau")
         (("measure", "--model", "demo", "--data", "demo", "--task", "segmentation"), "existing FILE.npz for masks"),
         (("measure", "--model", "demo", "--data", "demo", "--task", "features"), "features as tokens"),
         (("measure", "--model", "demo", "--data", "demo", "--curve", "curve.png"), "a .json file for --curve"),
+        (("push", "--folder", "nothing", "--repo", "me/net"), "written by equidial.save"),
+        (("push", "--folder", "nothing", "--repo", "net"), "'user/name'"),
         (("certify", "--model", "demo"), "--group or --config"),
         (("measure", "--model", "demo", "--data", "SMALL"), "a model that reads images of (3, 9, 9)"),
         (("adapt", "--model", "NET", "--data", "MANY", "--output", "out"), "an output for each of the 5 classes"),
         (("certify", "--model", "demo", "--group", "C4", "--config", "x.json"), "--group or --config"),
+        (("diagnose", "--model", "NET"), "--data or --image-size"),
+        (("diagnose", "--model", "demo", "--group", "C3"), "permute pixels"),
+        (("diagnose", "--model", "demo", "--data", "nothing"), "existing FILE.npz"),
+        (("diagnose", "--model", "NET", "--data", "demo"), "reads an input of shape (1, 1, 16, 16)"),
         (("certify", "--model", "demo", "--config", "x.json"), "existing configuration file"),
         (("adapt", "--model", "demo", "--data", "demo", "--output", "out", "--softness", "1.5"), "softness in"),
         (
@@ -216,6 +244,47 @@ def test_what_is_typed_wrong_gets_a_message_and_exit_code_2(
     assert list((tmp_path / "here").iterdir()) == []
 
 
+def test_push_a_dial_position_of_a_run(
+    tmp_path: Path,
+    small_npz: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A run folder holds all that is needed: its card has the scores, its certificate the image's level."""
+    file = tmp_path / "seeded.py"
+    body = "def build():\n    torch.manual_seed(1)\n    return cnn()\n"
+    file.write_text(f"import torch\nfrom tests.adapters.models import cnn\n\n\n{body}")
+    where = ("--model", f"{file}:build", "--data", small_npz, "--output", str(tmp_path / "run"))
+    # matched statistics change the model before it is softened, and nothing is trained: the base must still be told
+    options = ("--softness", "0.5", "--epochs", "0", "--norm", "matched")
+    assert run(capsys, "adapt", *where, *options)[0] == 0
+    position = tmp_path / "run" / "softness-0.5-seed-0"
+    with running(tmp_path / "cache", monkeypatch) as hub:
+        code, _, err = run(capsys, "push", "--folder", str(position), "--repo", "me/net")
+        assert code == 2
+        assert "log in" in err
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        code, out, _ = run(capsys, "push", "--folder", str(position), "--repo", "me/net", "--private")
+        assert code == 0
+        assert out.startswith(f"pushed: {hub.address}/me/net/commit/")
+        assert hub.private == {"me/net"}
+        card: Any = ModelCard(hub.repositories["me/net"]["main"]["README.md"].decode())
+        records = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+        tuned = next(record for record in records if record["stage"] == "tuned")
+        found = {result.metric_name: result.metric_value for result in card.data.eval_results}
+        assert found == {key: tuned[key] for key in found}
+        assert "aAcc" in found
+        assert {result.dataset_name for result in card.data.eval_results} == {"small"}
+        assert str(tmp_path) not in card.content
+        base = load_model(f"{file}:build")
+        loaded = ed.fold(ed.load(base, "me/net"))
+        folded = load_file(position / "model.safetensors")
+        assert all(torch.equal(tensor, folded[name]) for name, tensor in loaded.state_dict().items())
+        code, _, err = run(capsys, "push", "--folder", str(tmp_path / "run"), "--repo", "me/net")
+        assert code == 2
+        assert "one dial position" in err
+
+
 def test_usage_errors_and_help_of_the_real_program() -> None:
     def call(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -224,7 +293,7 @@ def test_usage_errors_and_help_of_the_real_program() -> None:
 
     shown = call("--help")
     assert shown.returncode == 0
-    for word in ("demo", "adapt", "measure", "certify", "certify-sampled"):
+    for word in ("demo", "adapt", "measure", "certify", "certify-sampled", "push"):
         assert word in shown.stdout
     details = call("adapt", "--help")
     assert "runs the code of that file" in " ".join(details.stdout.replace("│", " ").split())

@@ -15,7 +15,7 @@ from scipy.optimize import minimize
 
 from equidial import equivariant_filter, invariant_filter
 from equidial.errors import BudgetError, EquidialError
-from equidial.filters import Constraint, Dial, Filter, Setting, relative_defect
+from equidial.filters import Constraint, Dial, Filter, Setting, apply_filter, relative_defect
 from equidial.filters._nearest import GAIN_CAP, nearest_factors
 from equidial.groups import SO2, C, D, Flip
 from equidial.representations import Pixels, Trivial, Vector
@@ -171,7 +171,6 @@ def test_gradient_through_both_sides_and_the_dial() -> None:
     constraint = Constraint.equivariants(Vector(SO2()) + Trivial(SO2()), 2 * Vector(SO2()))
     spectrum = full_spectrum(constraint)
     weight = random_weight(constraint, (), 1).requires_grad_()
-    from equidial.filters import apply_filter
 
     beta = torch.tensor(0.5 * constraint.defect(weight), dtype=torch.float64, requires_grad=True)
     none = torch.zeros((), dtype=torch.float64)
@@ -183,6 +182,60 @@ def test_gradient_through_both_sides_and_the_dial() -> None:
     w = random_weight(moving, (3,), 2).requires_grad_()
     budget = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda w, a: apply_filter(spectrum, "nearest", w, none, a), (w, budget), atol=1e-6)
+
+
+def slope_of_the_theory(dense, weight: torch.Tensor, along: torch.Tensor, beta: float) -> float:
+    """``<dW'/dbeta, along>`` by theory 4 (a), the root by bisection."""
+    c, v, a = dense.components(weight), dense.components(along), dense.sigma**2 - beta**2
+    low, high = 0.0, (1 - 1e-15) / beta**2
+    for _ in range(200):
+        middle = (low + high) / 2
+        above = (a * (c / (1 + middle * a)) ** 2).sum() > 0
+        low, high = (middle, high) if above else (low, middle)
+    m = 1 + low * a
+    found = c / m
+    z = a * found
+    slope = (2 * low * beta * (z * found / m).sum() - beta * (found**2).sum()) / (z**2 / m).sum()
+    return float(((2 * low * beta * found / m - slope * z / m) * v).sum())
+
+
+def test_derivative_in_the_dial_is_that_of_the_theory(draws: int) -> None:
+    """Inside: the closed form. From above at 0: finite differences. Where the set holds the weight: exactly 0."""
+    rng, compared = random.Random(4), 0
+    none = torch.zeros((), dtype=torch.float64)
+    while compared < 40 * draws:
+        constraint = random_space(rng, max_dim=12)
+        dense, spectrum, weight = (
+            oracle(constraint),
+            full_spectrum(constraint),
+            random_weight(constraint, (2,), compared),
+        )
+        delta = constraint.defect(weight)
+        if dense.sigma.min() > 0 or not 0 < delta < math.inf:
+            continue
+        along = torch.randn_like(weight)
+
+        def derivative(at: float, budget: bool = False, case=(spectrum, weight, along)) -> float:
+            dial = torch.tensor(at, dtype=torch.float64, requires_grad=True)
+            found = apply_filter(case[0], "nearest", case[1], *((none, dial) if budget else (dial, none)))
+            return float(torch.autograd.grad((found * case[2]).sum(), dial)[0])
+
+        def value(at: float, budget: bool = False, case=(spectrum, weight, along)) -> float:
+            dial = torch.tensor(at, dtype=torch.float64)
+            found = apply_filter(case[0], "nearest", case[1], *((none, dial) if budget else (dial, none)))
+            return float((found * case[2]).sum())
+
+        beta = rng.uniform(0.1, 0.9) * delta
+        step = 1e-5 * beta
+        slope = (value(beta + step) - value(beta - step)) / (2 * step)
+        assert derivative(beta) == pytest.approx(slope, rel=1e-5, abs=1e-6)
+        assert derivative(beta) == pytest.approx(slope_of_the_theory(dense, weight, along, beta), rel=1e-6, abs=1e-9)
+        for budget in (False, True):
+            step = 1e-5 * (beta if not budget else 1.0)
+            first, half = ((value(h, budget) - value(0.0, budget)) / h for h in (step, step / 2))
+            assert derivative(0.0, budget) == pytest.approx(2 * half - first, rel=1e-4, abs=1e-4)
+        assert derivative(1.1 * delta) == 0.0
+        compared += 1
 
 
 @pytest.mark.parametrize("beta_share", [0.0, 1.0, 5.0, math.inf])

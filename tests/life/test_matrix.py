@@ -37,14 +37,13 @@ def test_the_slice_meets_every_row_and_every_column() -> None:
     assert {name for _, name in chosen} == set(NETWORKS)
 
 
-def test_the_page_has_every_row_and_column_and_no_failure() -> None:
+def test_the_page_has_every_row_and_column() -> None:
     """Else ``python -m tests.life.matrix`` has to write it again."""
     text = PAGE.read_text()
-    header, _, *rows = re.findall(r"^\| ?(.*) \|$", text, re.MULTILINE)
-    assert header.split(" | ")[1:] == list(NETWORKS)
+    header, *rows = re.findall(r"^\| ?(.*) \|$", text, re.MULTILINE)
+    assert header.removeprefix("| ").split(" | ") == list(NETWORKS)
     assert [row.split(" | ")[0] for row in rows] == [feature.title for feature in FEATURES]
     marks = [mark for row in rows for mark in row.split(" | ")[1:]]
     assert len(marks) == len(FEATURES) * len(NETWORKS)
-    assert all(mark == "✓" or mark == "r" or mark.startswith("–") for mark in marks)
-    for feature in FEATURES:
-        assert " ".join((feature.law.__doc__ or "").split()) in text
+    assert all(mark[0] in "✓r–✗" for mark in marks)
+    assert f"{sum(mark[0] == '✗' for mark in marks)} fails" in text, "what fails is told"

@@ -1,16 +1,16 @@
 """save and load: a folder from which a base model becomes the softened one again, exactly.
 
-    soft_equivariance_config.json     format version, configuration, per-tensor spaces and constructions, base hashes
+    soft_equivariance_config.json     format version, configuration, per-tensor spaces and constructions, hashes
     soft_equivariance.safetensors     every tensor that differs from what soften found, dials, images of probes
     certificate.json                  the certificate at the time of saving
     README.md                         model card
 
-Keys of the tensors: plain names of the base model; ``dial/<tensor>/<buffer>``; ``probe/<tensor>``.
+Keys of the tensors: plain names of the base model; ``dial/<tensor>/<buffer>``, and ``dial/<tensor>/learned`` where the
+dial is trained (the buffers then say where it stood); ``probe/<tensor>``. docs/files.md is the specification.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,16 +18,23 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from equidial._version import __version__
-from equidial.adapters._card import model_card
+from equidial.adapters._card import CardFacts, model_card
 from equidial.adapters._certify import certify
-from equidial.adapters._config import SoftEquivarianceConfig
+from equidial.adapters._folder import (
+    CARD_FILE,
+    CERTIFICATE_FILE,
+    DIAL_BUFFERS,
+    FORMAT_VERSION,
+    read_folder,
+    write_folder,
+)
+from equidial.adapters._hub import find_folder
 from equidial.adapters._life import check_adapters, check_life, check_tensors
 from equidial.adapters._parametrization import SoftParametrization, constrained
+from equidial.adapters._scores import Numbers
 from equidial.adapters._soften import attach_all, build_parametrizations
 from equidial.adapters._state import hashes_of, plain_tensors, require_root, tensor_hash
 from equidial.adapters.targets import Target, resolve_targets
@@ -36,27 +43,44 @@ from equidial.filters import Dial
 
 Model = TypeVar("Model", bound=nn.Module)
 
-CONFIG_FILE = "soft_equivariance_config.json"
-TENSOR_FILE = "soft_equivariance.safetensors"
-CERTIFICATE_FILE = "certificate.json"
-CARD_FILE = "README.md"
-FORMAT_VERSION = 1
-DIAL_BUFFERS = ("threshold", "budget", "softness", "reference")
-
-_SEMANTIC_KEYS = {"format_version", "config", "tensors", "base"}
-_COSMETIC_KEYS = {"library_version"}
+_PLACE_OF_ROWS = ("axis", "start")  # missing in folders written before rows said it
 _PROBE_ENTRIES = 256
 _PROBE_TOLERANCE = 1e-9
 # another order of summation moves the basis of 37x37 pixels by 1e-11, of 53x53 by 1e-8, of 73x73 by 1e-7
 _LARGE_SPACE, _LARGE_TOLERANCE = 2048, 1e-6
 
 
-def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
+def save(
+    model: nn.Module,
+    folder: str | os.PathLike[str],
+    scores: Numbers | Mapping[str, Numbers] | None = None,
+    base_model: str | None = None,
+    *,
+    license: str | None = None,
+    image_size: int | tuple[int, int] | None = None,
+) -> None:
     """Write a softened model to ``folder`` (created if need be): no pickle, no code, nothing of the base but hashes.
 
-    Stores every tensor that differs from what ``soften`` found (heads and batch-norm statistics included) and each
-    dial. Raises ``StateError`` for a model that is not softened, is sharded or has adapters of PEFT.
+    Stores every tensor that differs from what ``soften`` found (heads and batch-norm statistics included), each dial,
+    the certificate and a model card.
+
+    Args:
+        model: a softened model.
+        folder: where; files of an earlier save are replaced.
+        scores: for the card, what :func:`equidial.measure` returned, or ``{name of the data: scores}``.
+        base_model: for the card, the base model's name on the hub, ``"user/name"``.
+        license: for the card, its identifier, e.g. ``"apache-2.0"``; without it the card states none.
+        image_size: for the certificate, as in :func:`equidial.certify`.
+
+    Raises ``StateError`` for a model that is not softened, is sharded or has adapters of PEFT, ``ArgumentError`` for a
+    group that no name rebuilds and for scores, names or licences of another form; nothing is written then. Cost: that
+    of :func:`equidial.certify`.
     """
+    save_as(model, Path(folder), CardFacts.of("this-folder", scores, base_model, license), image_size)
+
+
+def save_as(model: nn.Module, folder: Path, facts: CardFacts, image_size: int | tuple[int, int] | None = None) -> None:
+    """:func:`save` with the facts of the card as an object."""
     root, state = require_root(model, "save")
     check_adapters(model, "save", anywhere=True)
     check_tensors(model, "save")
@@ -66,8 +90,8 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
     links = {link.name: link for _, _, link in constrained(root)}
     tensors = {name: current[name].detach().to("cpu").contiguous().clone() for name in sorted(changed)}
     for name, link in links.items():
-        for buffer in DIAL_BUFFERS:
-            tensors[f"dial/{name}/{buffer}"] = getattr(link, buffer).detach().to("cpu", torch.float64).reshape(1)
+        for key, value in link.dial_state().items():
+            tensors[f"dial/{name}/{key}"] = torch.tensor([value], dtype=torch.float64)
         tensors[f"probe/{name}"] = probe_image(link)
     document = {
         "format_version": FORMAT_VERSION,
@@ -80,32 +104,46 @@ def save(model: nn.Module, folder: str | os.PathLike[str]) -> None:
             "keys": sorted(current),
         },
     }
-    certificate = certify(root)
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    (path / CONFIG_FILE).write_text(json.dumps(document, indent=2, sort_keys=True) + "\n")
-    save_file(tensors, path / TENSOR_FILE, metadata={"format": "pt"})
-    certificate.save(path / CERTIFICATE_FILE)
-    (path / CARD_FILE).write_text(model_card(document["base"]["class"], state.config, certificate))
+    certificate = certify(root, image_size=image_size)
+    write_folder(folder, document, tensors)
+    certificate.save(folder / CERTIFICATE_FILE)
+    card = model_card(document["base"]["class"], state.config, certificate, facts)
+    (folder / CARD_FILE).write_bytes(card.encode())
 
 
-def load(base_model: Model, folder: str | os.PathLike[str]) -> Model:
+def load(
+    base_model: Model,
+    folder: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> Model:
     """Soften ``base_model`` as the folder says, in place, with exactly the outputs of the saved model.
 
     The filters are rebuilt and compared with the stored images of their probes; the base model must have, tensor for
-    tensor, the hashes that the saved one relied on. Raises ``FileFormatError`` for an unknown semantic key, another
-    base, a changed construction or a damaged file; the base model is touched only after all checks.
+    tensor, the hashes that the saved one relied on.
+
+    Args:
+        base_model: the model from which the saved one was made, as it was before ``soften``.
+        folder: what :func:`save` wrote; the folder of one repository in the hub's cache (``models--user--name``); or
+            ``"user/name"`` on the hub, where no such folder exists here. Only the four files of the format are fetched.
+        revision: branch, tag or commit on the hub or in its cache.
+        token: of the hub; ``None``: the one that huggingface_hub knows.
+
+    Raises ``FileFormatError`` for an unknown key, another format or base, a changed construction, a damaged or edited
+    file, ``HubError`` where the hub cannot give the folder, ``ArgumentError`` for a revision of a plain folder and
+    where huggingface_hub is missing, ``StateError`` for a base model that is softened or wrapped. The base model is
+    touched only after all checks. Cost: hashing the base, one spectrum per distinct representation.
     """
     check_life(base_model)
-    document, tensors = _read(Path(folder))
-    config = SoftEquivarianceConfig.from_dict(document["config"])
-    base_hashes = hashes_of(base_model)
-    changed = {name: t for name, t in tensors.items() if not name.startswith(("dial/", "probe/"))}
-    _check_base(base_model, document["base"], base_hashes, changed)
-    targets = resolve_targets(base_model, config)
-    parametrizations = build_parametrizations(base_model, targets, config)
-    _check_tensors(document["tensors"], targets, parametrizations, tensors)
-    attach_all(base_model, config, targets, parametrizations, base_hashes)
+    saved = read_folder(find_folder(folder, revision, token))
+    base_hashes, changed = hashes_of(base_model), saved.changed
+    _check_base(base_model, saved.base, base_hashes, changed)
+    targets = resolve_targets(base_model, saved.config)
+    parametrizations = build_parametrizations(base_model, targets, saved.config)
+    _check_tensors(saved.rows, targets, parametrizations, saved.tensors)
+    saved.check_contents()
+    attach_all(base_model, saved.config, targets, parametrizations, base_hashes)
     with torch.no_grad():
         for name, tensor in plain_tensors(base_model).items():
             if name in changed:
@@ -131,13 +169,17 @@ def probe_image(link: SoftParametrization) -> torch.Tensor:
 
 
 def _description(link: SoftParametrization) -> dict[str, Any]:
-    constraint = link.constraint
+    constraint, layout = link.constraint, link.layout
     reps = (constraint.rep_in, constraint.rep_out)
+    if layout.view:
+        where: dict[str, Any] = {"view": list(layout.view), "axes": list(layout.axes)}
+    else:
+        where = {"axis": layout.axis, "start": layout.start} if layout.kind == "table" else {}
     return {
         "input": constraint.rep_in.name,
         "output": None if constraint.invariant else constraint.rep_out.name,
-        "layout": link.layout.kind,
-        **({"view": list(link.layout.view), "axes": list(link.layout.axes)} if link.layout.view else {}),
+        "layout": layout.kind,
+        **where,
         "response": link.response,
         "construction": sorted(frozenset().union(*(rep.constructions for rep in reps))),
     }
@@ -148,41 +190,6 @@ def _base_class(model: nn.Module) -> str:
     if cls.__name__.startswith("Parametrized"):
         cls = cls.__bases__[0]
     return f"{cls.__module__}.{cls.__qualname__}"
-
-
-def _read(folder: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    for name in (CONFIG_FILE, TENSOR_FILE):
-        if not (folder / name).is_file():
-            raise FileFormatError(
-                explain(
-                    f"a folder written by equidial.save, with {name}",
-                    f"{folder} without it",
-                    "check the path",
-                )
-            )
-    try:
-        document = json.loads((folder / CONFIG_FILE).read_text())
-        tensors = load_file(folder / TENSOR_FILE)
-    except (json.JSONDecodeError, SafetensorError, UnicodeDecodeError) as error:
-        raise FileFormatError(
-            explain(f"readable files in {folder}", str(error), "copy the folder again: it is damaged")
-        ) from error
-    if not isinstance(document, dict) or document.get("format_version") != FORMAT_VERSION:
-        got = document.get("format_version") if isinstance(document, dict) else type(document).__name__
-        raise FileFormatError(
-            explain(f"format version {FORMAT_VERSION}", repr(got), "use the version of equidial that wrote it")
-        )
-    unknown = sorted(set(document) - _SEMANTIC_KEYS - _COSMETIC_KEYS)
-    missing = sorted(_SEMANTIC_KEYS - set(document))
-    if unknown or missing:
-        raise FileFormatError(
-            explain(
-                f"the keys {sorted(_SEMANTIC_KEYS)}",
-                f"unknown {unknown}, missing {missing}",
-                "use the version that wrote the file: ignoring a key would change the model",
-            )
-        )
-    return document, tensors
 
 
 def _check_base(
@@ -200,8 +207,8 @@ def _check_base(
             )
         )
     for name, tensor in changed.items():
-        if name not in have or have[name].shape != tensor.shape or have[name].dtype != tensor.dtype:
-            got = f"{tuple(have[name].shape)} {have[name].dtype}" if name in have else "nothing"
+        if have[name].shape != tensor.shape or have[name].dtype != tensor.dtype:
+            got = f"{tuple(have[name].shape)} {have[name].dtype}"
             raise FileFormatError(
                 explain(
                     f"{name} of shape {tuple(tensor.shape)} {tensor.dtype} in the base model",
@@ -236,18 +243,28 @@ def _check_tensors(
             )
         )
     for link in links:
-        wanted = [f"probe/{link.name}", *(f"dial/{link.name}/{buffer}" for buffer in DIAL_BUFFERS)]
-        missing = [key for key in wanted if key not in tensors]
-        if missing or described[link.name] != _description(link):
+        row, own = described[link.name], _description(link)
+        if row != {key: value for key, value in own.items() if key in row or key not in _PLACE_OF_ROWS}:
             raise FileFormatError(
                 explain(
-                    f"{link.name} as {described[link.name]}",
-                    f"missing {missing}" if missing else f"{_description(link)}",
+                    f"{link.name} as {row}",
+                    f"{own}",
                     "use the version of equidial that wrote the folder",
                 )
             )
         for buffer in DIAL_BUFFERS:
             getattr(link, buffer).fill_(float(tensors[f"dial/{link.name}/{buffer}"]))
+        learned = tensors.get(f"dial/{link.name}/learned")
+        if learned is not None:
+            if link.response != "nearest" or not bool(torch.isfinite(learned).all()):
+                raise FileFormatError(
+                    explain(
+                        f"a finite learned dial of response 'nearest' for {link.name}",
+                        f"{learned.tolist()} of response {link.response!r}",
+                        "copy the folder again: it is damaged",
+                    )
+                )
+            link.learn(float(learned))
         stored, rebuilt = tensors[f"probe/{link.name}"], probe_image(link)
         large = max(link.constraint.rep_in.dim, link.constraint.rep_out.dim) > _LARGE_SPACE
         tolerance = _LARGE_TOLERANCE if large else _PROBE_TOLERANCE
@@ -255,7 +272,7 @@ def _check_tensors(
             raise FileFormatError(
                 explain(
                     f"the filter of {link.name} as it was constructed when saved",
-                    "another image of its probe: the construction changed",
-                    "use the version of equidial that wrote the folder",
+                    "another image of its probe: the construction changed, or group or dial were edited",
+                    "use the version of equidial that wrote the folder, or copy the folder again",
                 )
             )

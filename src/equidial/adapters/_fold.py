@@ -57,7 +57,7 @@ def _checked_root(model: nn.Module, verb: str) -> tuple[nn.Module, SoftState]:
 def folded_value(module: nn.Module, tensor_name: str, link: SoftParametrization) -> torch.Tensor:
     """The tensor that :func:`fold` would store, in its own dtype and on its own device."""
     original = original_of(module, tensor_name).detach()
-    if math.isinf(float(link.threshold)):
+    if math.isinf(link.setting.threshold):
         return original.clone()
     work = original.to("cpu", torch.float64)
     filter_ = link.filter()
@@ -68,7 +68,8 @@ def folded_value(module: nn.Module, tensor_name: str, link: SoftParametrization)
 
 def _detach_all(root: nn.Module, state: SoftState, values: Sequence[torch.Tensor] | None) -> None:
     names = {id(module): name for name, module in root.named_modules()}
-    for i, (module, tensor_name, _) in enumerate(list(constrained(root))):
+    for i, (module, tensor_name, link) in enumerate(list(constrained(root))):
+        link.retraction = None  # the optimizer hook leaves what it finds so
         parameter = detach(module, tensor_name, state.orders[names[id(module)]])
         if values is not None:
             with torch.no_grad():

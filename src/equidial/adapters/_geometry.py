@@ -52,9 +52,11 @@ class Window:
         """Whether reversing an input of this size along ``axes`` reverses the output."""
         for axis in axes:
             before, after, stride = self.before[axis], self.after[axis], self.stride[axis]
-            if self.ceil_mode and stride > 1:
-                return False
             reach = size[axis] + before + after - self.dilation[axis] * (self.kernel[axis] - 1) - 1
+            if self.ceil_mode and reach <= 0:
+                continue  # one window that holds every place
+            if self.ceil_mode and reach % stride:
+                return False
             if after - before != reach % stride:
                 return False
         return True

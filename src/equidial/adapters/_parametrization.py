@@ -7,13 +7,14 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
 from equidial.adapters._layouts import Layout
 from equidial.adapters._shards import is_sharded, through_whole
-from equidial.errors import BudgetError
+from equidial.errors import ArgumentError, BudgetError, explain
 from equidial.filters import (
     Constraint,
     Dial,
@@ -28,6 +29,40 @@ from equidial.filters import (
 
 Decomposition = Spectrum | MatrixFreeSpectrum
 
+DEAD_ZONE = 0.05
+"""How far a learned dial may run past 0 and 1, where it counts as 0 and 1."""
+
+OPEN = 1 + 1e-5
+"""A learned dial at 1 opens its bound by this factor, so that a tensor as found passes bit for bit."""
+
+
+@torch.library.custom_op("equidial::share", mutates_args=())
+def clamped_share(x: torch.Tensor) -> torch.Tensor:
+    """``clamp(x, 0, 1)``; the gradient passes, but not what pushes ``x`` out of ``[-DEAD_ZONE, 1 + DEAD_ZONE]``.
+
+    The zone is there because loss and penalty send their gradients one by one: within it they add up, so that a dial
+    rests where their sum says, and not where the first of them was stopped.
+    """
+    return x.clamp(0.0, 1.0)
+
+
+@clamped_share.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+def _keep_share(ctx: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _share_gradient(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+    (x,) = ctx.saved_tensors
+    outwards = ((x < -DEAD_ZONE) & (grad > 0)) | ((x > 1 + DEAD_ZONE) & (grad < 0))
+    return torch.where(outwards, torch.zeros_like(grad), grad)
+
+
+clamped_share.register_autograd(_share_gradient, setup_context=_keep_share)
+
 
 class SoftParametrization(nn.Module):
     """``original -> F(original)`` for one tensor; pure, differentiable, the same for the same dial.
@@ -37,17 +72,25 @@ class SoftParametrization(nn.Module):
     ``softness`` (NaN when another dial set the threshold), ``reference`` (``||L W|| / ||W||`` found by ``soften``,
     or ``||L W||`` in spaces without invariants). The bases live in the spectrum, which all tensors of one space
     share and which no ``.to(dtype)`` casts.
+
+    A learned dial is the parameter ``learned_softness`` ``[1]``, float32 whatever the model is cast to; the buffers
+    then wait. Its share ``s = clamp(learned_softness, 0, 1)`` means ``beta = s * reference``, also at 1: no more
+    asymmetric than ``soften`` found the tensor (see :func:`equidial.learn_dial`). While ``retraction`` is set an
+    optimizer hook keeps the tensor itself in the set, and it is read as it stands.
     """
 
     threshold: torch.Tensor
     budget: torch.Tensor
     softness: torch.Tensor
     reference: torch.Tensor
+    learned_softness: nn.Parameter | None
 
     def __init__(self, name: str, layout: Layout, spectrum: Decomposition, response: str, reference: float):
         super().__init__()
         self.name, self.layout, self.spectrum, self.response = name, layout, spectrum, response
         self.enabled = True
+        self.retraction: object | None = None
+        self.register_parameter("learned_softness", None)
         for key, value in (
             ("threshold", math.inf),
             ("budget", 0.0),
@@ -64,21 +107,85 @@ class SoftParametrization(nn.Module):
 
     def forward(self, original: torch.Tensor) -> torch.Tensor:
         """The constrained tensor, in the shape and dtype of ``original``."""
-        if not self.enabled:
+        if not self.enabled or self.retraction is not None:
             return original
         if not torch.compiler.is_compiling() and is_sharded(original):
-            return through_whole(self.forward, original)
-        weights = apply_filter(self.spectrum, self.response, self.layout.weights(original), self.threshold, self.budget)
+            return through_whole(self.filtered, original)
+        return self.filtered(original)
+
+    def filtered(self, original: torch.Tensor) -> torch.Tensor:
+        """``F(original)`` where the dial stands, whatever the mode."""
+        threshold, budget = self._stand()
+        weights = apply_filter(self.spectrum, self.response, self.layout.weights(original), threshold, budget)
         return self.layout.tensor(weights, original)
+
+    def settle(self, original: torch.Tensor) -> None:
+        """In retract mode, replace ``original`` by ``F(original)`` in place, unless it is that up to rounding.
+
+        The exception makes a resumed training start from the very bits that were saved.
+        """
+        if self.retraction is None:
+            return
+        with torch.no_grad():
+            found = self.filtered(original)
+            work = torch.promote_types(original.dtype, torch.float32)
+            rounding = 4 * torch.finfo(original.dtype).eps + 32 * torch.finfo(work).eps
+            moved, size = (found.to(work) - original.to(work)).norm(), original.to(work).norm()
+            if not bool(moved <= rounding * size):
+                original.copy_(found)
 
     def right_inverse(self, value: torch.Tensor) -> torch.Tensor:
         """The identity: assigning a tensor sets the unconstrained one."""
         return value
 
+    def share(self) -> torch.Tensor:
+        """The learned softness in [0, 1], a scalar that carries its gradient; only where the dial is learned."""
+        assert self.learned_softness is not None
+        return clamped_share(self.learned_softness).to(self.reference.dtype).sum()
+
+    def _stand(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Threshold and budget as scalar tensors, with the gradient of a learned dial."""
+        if self.learned_softness is None:
+            return self.threshold, self.budget
+        share = self.share()
+        share = torch.where(share >= 1, share * OPEN, share) * self.reference
+        none = torch.zeros_like(self.reference)
+        return (share, none) if self._relative else (none, share)
+
+    def learn(self, value: float | None = None) -> None:
+        """Make the dial a parameter, at ``value`` or the softness where it stands.
+
+        :func:`equidial.learn_dial` checks whether it can be one.
+        """
+        self._relative = self.has_invariants
+        share = self._share_of(self.dial, self.setting) if value is None else value
+        self.learned_softness = nn.Parameter(torch.full((1,), share, dtype=torch.float32, device=self.reference.device))
+
+    def fix(self) -> None:
+        """Make a learned dial a buffer again, where it stands."""
+        state = self.dial_state()
+        self.learned_softness = None
+        for key in ("threshold", "budget", "softness"):
+            getattr(self, key).fill_(state[key])
+
+    def dial_state(self) -> dict[str, float]:
+        """The dial in numbers, as files keep it: the buffers, and where it is learned ``learned``, the raw parameter.
+
+        A reader that knows no learned dials finds a fixed one at the same place.
+        """
+        setting, found = self.setting, {"reference": float(self.reference)}
+        found |= {"threshold": setting.threshold, "budget": setting.budget, "softness": float(self.softness)}
+        if self.learned_softness is not None:
+            share = self.dial.value
+            found |= {"softness": share if share < 1 else math.nan, "learned": float(self.learned_softness.detach())}
+        return found
+
     @property
     def setting(self) -> Setting:
         """Where the dial stands now."""
-        return Setting(float(self.threshold), float(self.budget))
+        with torch.no_grad():
+            threshold, budget = self._stand()
+        return Setting(float(threshold), float(budget))
 
     @property
     def has_invariants(self) -> bool:
@@ -86,7 +193,11 @@ class SoftParametrization(nn.Module):
         return self.spectrum.smallest_sigma() == 0
 
     def setting_for(self, dial: Dial, radius: float | None) -> Setting:
-        """The setting that ``dial`` means for this tensor; raises ``BudgetError`` for an impossible one."""
+        """The setting that ``dial`` means for this tensor; raises ``BudgetError`` for an impossible one.
+
+        Raises ``ArgumentError`` for a threshold that a learned dial, a share of ``reference``, does not reach.
+        """
+        self._check_reach(dial)
         try:
             found = resolve_setting(self.spectrum, self.response, dial, radius)
         except BudgetError as error:
@@ -101,10 +212,37 @@ class SoftParametrization(nn.Module):
         self.threshold.fill_(setting.threshold)
         self.budget.fill_(setting.budget)
         self.softness.fill_(dial.value if dial.kind == "softness" else math.nan)
+        if self.learned_softness is not None:
+            with torch.no_grad():
+                self.learned_softness.fill_(self._share_of(dial, setting))
+
+    def _share_of(self, dial: Dial, setting: Setting) -> float:
+        """The softness of a learned dial at this setting; what float32 rounds up would break a bound."""
+        if dial.kind == "softness":
+            return dial.value
+        share = min(setting.threshold / float(self.reference), 1.0)
+        found = numpy.float32(share)
+        return float(found if float(found) <= share else numpy.nextafter(found, numpy.float32(0)))
+
+    def _check_reach(self, dial: Dial) -> None:
+        if self.learned_softness is None or dial.kind == "softness":
+            return
+        if self.has_invariants and (dial.kind == "max_error" or dial.value <= float(self.reference)):
+            return
+        raise ArgumentError(
+            explain(
+                f"a softness for the learned dial of {self.name}, or a threshold of at most "
+                f"{float(self.reference) if self.has_invariants else 0.0:.4g}, the defect that soften found",
+                str(dial),
+                "set its softness, or call fix_dial first",
+            )
+        )
 
     @property
     def dial(self) -> Dial:
-        """The dial as the buffers tell it, also after a state dict replaced them."""
+        """The dial as the buffers tell it, also after a state dict replaced them; a learned one as its parameter."""
+        if self.learned_softness is not None:
+            return Dial("softness", min(max(float(self.learned_softness.detach()), 0.0), 1.0))
         threshold, softness = float(self.threshold), float(self.softness)
         if math.isinf(threshold):
             return Dial("softness", 1.0)
@@ -137,7 +275,8 @@ class SoftParametrization(nn.Module):
 
     def extra_repr(self) -> str:
         """One line for ``print(model)``."""
-        return f"{self.constraint.name}, response={self.response}, {self.dial}"
+        mode = " (learned)" if self.learned_softness is not None else " (retracted)" if self.retraction else ""
+        return f"{self.constraint.name}, response={self.response}, {self.dial}{mode}"
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SoftParametrization:
         # A cast of the model moves the dial to the new device and leaves its precision alone: in bf16 a
@@ -148,6 +287,13 @@ class SoftParametrization(nn.Module):
             if device != buffer.device:
                 self._buffers[key] = buffer.to(device, torch.float32 if device.type == "mps" else buffer.dtype)
                 self.prepare(device)
+        parameter = self.learned_softness
+        if parameter is not None:
+            device = fn(torch.empty(0, device=parameter.device)).device
+            with torch.no_grad():
+                parameter.data = parameter.data.to(device)
+                if parameter.grad is not None:
+                    parameter.grad.data = parameter.grad.data.to(device)
         return self
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar
 
 
-class _Numbers(Mapping[str, float]):
+class Numbers(Mapping[str, float]):
     """A frozen dataclass of numbers, read by attribute or by key."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
@@ -29,7 +29,7 @@ class _Numbers(Mapping[str, float]):
 
 
 @dataclass(frozen=True)
-class Scores(_Numbers):
+class Scores(Numbers):
     """What :func:`measure` found of a classifier; also a mapping, ``scores["aAcc"]``.
 
     Attributes:
@@ -60,7 +60,7 @@ class Scores(_Numbers):
 
 
 @dataclass(frozen=True)
-class SegmentationScores(_Numbers):
+class SegmentationScores(Numbers):
     """What :func:`measure` found of a segmentation network; also a mapping, ``scores["aIoU"]``.
 
     Attributes:
@@ -97,7 +97,7 @@ class SegmentationScores(_Numbers):
 
 
 @dataclass(frozen=True)
-class FeatureScores(_Numbers):
+class FeatureScores(Numbers):
     """What :func:`measure` found of dense features; also a mapping, ``scores["eErr_rel"]``.
 
     Attributes:

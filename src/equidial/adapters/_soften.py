@@ -141,17 +141,19 @@ def set_dial(
 
     ``target_modules`` restricts it to matching tensors (PEFT's rules). A compiled model follows without compiling anew;
     under DistributedDataParallel and ``fully_shard`` every process turns its dial (``max_error`` needs whole tensors:
-    before sharding). Raises as :func:`soften`, and leaves every dial where it was on failure.
+    before sharding). A learned dial goes on learning from there. In retract mode the tensors are brought into the new
+    set, in place. Raises as :func:`soften`, and leaves every dial where it was on failure.
     """
     dial = Dial.of(softness, threshold, max_error)
     _, state = require_root(model, "set_dial")
     check_adapters(model, "set_dial")
     if dial.kind == "max_error":
         check_tensors(model, "set_dial(max_error=...)")
-    chosen = _matching_links(model, target_modules)
-    settings = [_choose(link, dial, original_of(module, name), state.config.radius) for module, name, link in chosen]
-    for (_, _, link), setting in zip(chosen, settings, strict=True):
+    chosen = matching_links(model, target_modules)
+    settings = settings_for(chosen, dial, state.config.radius)
+    for (module, name, link), setting in zip(chosen, settings, strict=True):
         link.turn(dial, setting)
+        link.settle(original_of(module, name))
     if target_modules is None:
         one = {"softness": None, "threshold": None, "max_error": None, dial.kind: dial.value}
         state.config = replace(state.config, softness_pattern={}, **one)
@@ -211,9 +213,17 @@ def dial_for(target: Target, config: SoftEquivarianceConfig) -> Dial:
     return config.dial if pattern is None else Dial.of(softness=config.softness_pattern[pattern])
 
 
-def _matching_links(
+def settings_for(
+    links: Sequence[tuple[nn.Module, str, SoftParametrization]], dial: Dial, radius: float | None
+) -> list[Setting]:
+    """What a dial means for each of these tensors; raises as :func:`set_dial` and turns nothing."""
+    return [_choose(link, dial, original_of(module, name), radius) for module, name, link in links]
+
+
+def matching_links(
     model: nn.Module, target_modules: str | Sequence[str] | None
 ) -> list[tuple[nn.Module, str, SoftParametrization]]:
+    """The softened tensors that match, all of them for ``None``; raises ``NoMatchingTargetError`` for none."""
     links = list(constrained(model))
     if target_modules is None:
         return links

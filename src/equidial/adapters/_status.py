@@ -17,7 +17,8 @@ class TensorStatus:
     """One row of :func:`status`.
 
     ``defect`` is ``||L W|| / ||W||`` of the constrained tensor, ``reference`` what ``soften`` found, ``distance`` is
-    ``||F(W) - W|| / ||W||``, ``nearest`` whether ``F(W)`` is the nearest weight with its bound (see the filters).
+    ``||F(W) - W|| / ||W||``, ``nearest`` whether ``F(W)`` is the nearest weight with its bound (see the filters),
+    ``learned`` whether the dial is trained, ``retracted`` whether an optimizer hook keeps the tensor in its set.
     """
 
     name: str
@@ -31,6 +32,14 @@ class TensorStatus:
     distance: float
     nearest: bool
     enabled: bool
+    learned: bool = False
+    retracted: bool = False
+
+    @property
+    def remarks(self) -> str:
+        """What is special about the tensor now, in brackets; empty for a fixed dial in constrain mode."""
+        told = {"disabled": not self.enabled, "learned": self.learned, "retracted": self.retracted}
+        return "".join(f"  ({word})" for word, holds in told.items() if holds)
 
 
 @dataclass(frozen=True)
@@ -56,8 +65,7 @@ class Status:
         ]
         lines += [
             f"{row.name:<{width}}  {row.group:<5} {row.representation:<{max(space, 14)}}  {row.response:<11} "
-            f"{row.dial:<16} {row.defect:>9.3g} {row.reference:>9.3g} {row.distance:>9.3g}"
-            + ("" if row.enabled else "  (disabled)")
+            f"{row.dial:<16} {row.defect:>9.3g} {row.reference:>9.3g} {row.distance:>9.3g}" + row.remarks
             for row in self.tensors
         ]
         return "\n".join(lines)
@@ -91,6 +99,8 @@ def status(model: nn.Module) -> Status:
                 distance=float((filtered - original).norm()) / norm if norm else 0.0,
                 nearest=link.filter().is_nearest(original),
                 enabled=link.enabled,
+                learned=link.learned_softness is not None,
+                retracted=link.retraction is not None,
             )
         )
     return Status(tuple(rows))

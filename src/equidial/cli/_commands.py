@@ -1,113 +1,28 @@
-"""The commands: a dataclass of options and a function each."""
+"""The commands: a function each, on the options of the command line."""
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import torch
 from safetensors.torch import load_file
+from torch import nn
 from tqdm import tqdm
 
 import equidial as ed
+from equidial.adapters import configured_size, example_images
 from equidial.certificates import check_statistics
+from equidial.cli._options import Certify, CertifySampled, Diagnose, Measure, Push
 from equidial.data import load_images, loader
-from equidial.errors import ArgumentError, EquidialWarning, explain
+from equidial.errors import ArgumentError, EquidialWarning, GroupActionError, explain
 from equidial.recipes import Adapt, Demo, check_fits, load_model
 from equidial.recipes.adapt import Outcome, Progress, run
-
-
-@dataclass(frozen=True, kw_only=True)
-class _OnImages:
-    """A model, images, and how they are read."""
-
-    model: str
-    """demo | hf:NAME_OR_FOLDER | timm:NAME | FILE.py:function (runs the code of that file)."""
-    data: str
-    """demo | FILE.npz (x_train, y_train, x_test, y_test) | FOLDER (train/<class>/, test/<class>/)."""
-    weights: Path | None = None
-    """A .safetensors file with the model's tensors, e.g. the model.safetensors of a run."""
-    radius: float | None = None
-    """Largest group element (radians or pixels); default: all, 30 degrees for SO2."""
-    batch_size: int = 128
-    """Images per step."""
-    image_size: int | None = None
-    """Resize images to this many pixels a side."""
-    mean: tuple[float, ...] = (0.5,)
-    """Subtracted from images in [0, 1], one number or one per channel."""
-    std: tuple[float, ...] = (0.5,)
-    """Divisor after that."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Measure(_OnImages):
-    """Measure accuracy and error of a network under a group."""
-
-    group: str = "C4"
-    """C<n>, D<n>, SO2, Flip, FlipUD, T2."""
-    task: Literal["classification", "segmentation", "features"] = "classification"
-    """segmentation: --data FILE.npz with integer masks [n, h, w] as y; features: dense outputs, no labels read."""
-    tokens: tuple[int, int, int] | None = None
-    """Rows before the grid, and its height and width, where features are tokens of a layout that cannot be guessed."""
-    curve: Path | None = None
-    """Write the error against angle, 0 to 180 degrees, to this .json file and a picture beside it."""
-    disc: bool = False
-    """For --curve: cut the images to their inscribed disc first."""
-    seed: int = 0
-    """Of the Hutchinson probes."""
-    json: bool = False
-    """Print JSON."""
-
-
-@dataclass(frozen=True)
-class Certify:
-    """Certify the tensors of a plain or folded model."""
-
-    model: str | None = None
-    """demo | hf:NAME_OR_FOLDER | timm:NAME | FILE.py:function (runs the code of that file)."""
-    group: str | None = None
-    """C<n>, D<n>, SO2, Flip, FlipUD, T2; or give --config."""
-    config: Path | None = None
-    """The soft_equivariance_config.json of a saved folder, for its group, targets and representations."""
-    weights: Path | None = None
-    """A .safetensors file with the model's tensors, e.g. the model.safetensors of a run."""
-    radius: float | None = None
-    """Largest distance of the elements (radians or pixels); default: the whole group."""
-    image_size: int | None = None
-    """Input size in pixels, by which strided layers are judged."""
-    norm: Literal["frobenius", "spectral", "jacobian"] = "frobenius"
-    """frobenius: of the tensor; spectral: of its matrix; jacobian: Frobenius, of the matrix of the whole layer."""
-    output: Path | None = None
-    """Write the certificate as JSON to this file."""
-    verify: Path | None = None
-    """A folder with certificate.json and model.safetensors (a run writes them): recompute every row from the folded
-    weights alone and compare; with --model the levels as well. Exit code 2 where a row does not stand."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CertifySampled(_OnImages):
-    """Certify a whole network with a confidence, from fresh test images and random group elements."""
-
-    data: str
-    """demo | FILE.npz | FOLDER; its test images, which the model must not have been trained or tuned on."""
-    tau: tuple[float, ...]
-    """Thresholds: P(error > tau) is bounded for each; choose them before looking at results."""
-    samples: int
-    """How many test images, the first ones; choose it before looking at results."""
-    alpha: float = 0.01
-    """Probability that any number of the certificate is wrong."""
-    error: Literal["relative", "total_variation", "kl"] = "relative"
-    """relative: ||F(gx) - F(x)|| / ||F(x)||; total_variation of the softmax; kl in nats."""
-    group: str = "C4"
-    """C<n>, D<n>, SO2, O2, Flip, FlipUD, T2."""
-    seed: int = 0
-    """Of the random elements, one per image."""
-    output: Path | None = None
-    """Write the certificate as JSON to this file."""
 
 
 def demo(command: Demo) -> None:
@@ -127,15 +42,18 @@ def demo(command: Demo) -> None:
 
 def adapt(command: Adapt) -> None:
     """Adapt a classifier at every dial position, print a table, write the run folder and its report."""
-    from equidial.reporting import dial_pictures, write_report, write_table
+    from equidial.reporting import DIAGNOSIS_FILE, dial_pictures, write_report, write_table
 
     command.check()
     model = load_model(command.model, command.weights)
+    diagnosis = _diagnosed(command, model)
     pictures = dial_pictures(model, command.soft_config(command.softness[0]), command.softness)
     with warnings.catch_warnings(record=True) as caught, _bar(unit="step") as bar:
         warnings.simplefilter("always", EquidialWarning)
         outcomes = run(command, _progress(bar))
     notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, EquidialWarning)))
+    if diagnosis is not None:
+        diagnosis.save(command.output / DIAGNOSIS_FILE)
     for number, strip in enumerate(pictures):
         strip.save(command.output / f"pictures-{number}.npz")
     if notes:
@@ -146,6 +64,16 @@ def adapt(command: Adapt) -> None:
     print(_table(outcomes))
     write_table(command.output)
     print(f"report: {write_report(command.output)}")
+
+
+def _diagnosed(command: Adapt, model: nn.Module) -> ed.Diagnosis | None:
+    """What breaks the symmetry of the model as it came; ``None`` for groups that cannot be asked, e.g. shifts."""
+    images = load_images(command.data, size=command.image_size, mean=command.mean, std=command.std)
+    check_fits(model, images)
+    try:
+        return ed.diagnose(model, images.test.dataset[0][0][None], command.group, command.soft_config(1.0))
+    except GroupActionError:
+        return None
 
 
 def measure(command: Measure) -> None:
@@ -215,6 +143,51 @@ def certify_sampled(command: CertifySampled) -> None:
         certificate.save(command.output)
 
 
+def diagnose(command: Diagnose) -> None:
+    """Print what breaks the symmetry of a network; write the page if asked for."""
+    model = load_model(command.model, command.weights)
+    config = None if command.config is None else _read_config(command.config)
+    example = _example(command, model)
+    diagnosis = ed.diagnose(model, example, command.group, config)
+    print(json.dumps(diagnosis.to_dict()) if command.json else diagnosis)
+    curve = None
+    if command.angles:
+        dense = diagnosis.outputs[0].kind in ("grid", "tokens")
+        task, error = ("features", "relative") if dense else ("classification", "relative")
+        curve = ed.error_curve(model, [example], command.group, task=task, error=error)
+        if not command.json:
+            print(curve)
+    if command.output is not None:
+        from equidial.reporting import DIAGNOSIS_FILE, write_diagnosis
+
+        command.output.mkdir(parents=True, exist_ok=True)
+        diagnosis.save(command.output / DIAGNOSIS_FILE)
+        page = write_diagnosis(command.output, command.model, diagnosis, curve)
+        print(f"report: {page}", file=sys.stderr if command.json else sys.stdout)
+
+
+def _example(command: Diagnose, model: nn.Module) -> torch.Tensor:
+    """The first test image of the data, else noise of the size that was asked for or that the model tells."""
+    data = command.data or ("demo" if command.model == "demo" else None)
+    if data is not None:
+        images = load_images(data, size=command.image_size, mean=command.mean, std=command.std)
+        return images.test.dataset[0][0][None]
+    size = command.image_size or configured_size(model)
+    example = None if size is None else example_images(model, size)
+    if example is None:
+        raise ArgumentError(
+            explain("--data or --image-size", "neither, and the model does not tell its size", "e.g. --image-size 224")
+        )
+    return torch.randn(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
+
+
+def push(command: Push) -> None:
+    """Send the four files of a folder and print the address of the commit; the hub's client finds the token."""
+    options = {"revision": command.revision, "private": command.private or None, "message": command.message}
+    address = ed.push(command.folder, command.repo, **options)
+    print(f"pushed: {address}")
+
+
 def _verify(command: Certify, folder: Path) -> None:
     files = [folder / name for name in ("certificate.json", "model.safetensors")]
     missing = [file.name for file in files if not file.is_file()]
@@ -249,7 +222,9 @@ COMMANDS: tuple[tuple[str, type, Callable[[Any], None], str], ...] = (
     ("adapt", Adapt, adapt, "Adapt a pretrained image classifier at several dial positions."),
     ("measure", Measure, measure, "Accuracy and error of a network under a group."),
     ("certify", Certify, certify, "Bounds of every symmetric tensor of a plain or folded model."),
+    ("diagnose", Diagnose, diagnose, "What breaks the symmetry of a network, by how much, and what to do."),
     ("certify-sampled", CertifySampled, certify_sampled, "Bounds of a network's error, with a confidence, from data."),
+    ("push", Push, push, "Put a saved folder on the Hugging Face hub (log in first: hf auth login)."),
 )
 
 

@@ -41,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sys.stderr.isatty():
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
         logging.getLogger("equidial").setLevel(logging.INFO)
+        for handler in logging.getLogger().handlers:
+            handler.addFilter(_Once())
     with warnings.catch_warnings():
         warnings.simplefilter("always", EquidialWarning)
         warnings.showwarning = _show_warning
@@ -53,6 +55,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("interrupted", file=sys.stderr)
             return 130
     return 0
+
+
+class _Once(logging.Filter):
+    """Lets every message through once: each dial position softens the model anew and says the same of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        new = message not in self.seen
+        self.seen.add(message)
+        return new
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **kwargs: Any) -> None:

@@ -293,10 +293,20 @@ def apply_filter(
             beta = torch.where(free, torch.ones_like(threshold), threshold)
             factors, root = nearest_factors(sigma, spectrum.energies(coefficients), beta, budget)
             free = free | (root == 0)
+            # the selection below costs as much as the products around it, also backwards; a trained dial needs it
+            if _may_branch(free) and not (threshold.requires_grad or budget.requires_grad):
+                return weight if bool(free) else spectrum.synthesise(coefficients, factors).to(weight.dtype)
         else:
             factors = subspace_factors(response, sigma, threshold)
         filtered = spectrum.synthesise(coefficients, factors).to(weight.dtype)
         return torch.where(free, weight, filtered)
+
+
+def _may_branch(flag: torch.Tensor) -> bool:
+    """Whether Python may look at ``flag``: not in a traced graph, not where it would wait for an accelerator."""
+    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
+    traced = tracing or torch.compiler.is_compiling() or type(flag) is not torch.Tensor
+    return flag.device.type == "cpu" and not traced
 
 
 def _build(

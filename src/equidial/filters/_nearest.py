@@ -11,6 +11,10 @@ without invariants, where the cone is {0} below the smallest sigma: there ``beta
 Hard case: ``W`` has (almost) no component below ``beta``, so that reaching the cone would blow noise up.
 Amplification is capped at ``GAIN_CAP``, the components above ``beta`` are attenuated until the bound holds, and the
 result is certified, not nearest.
+
+The dial may be trained. Inside the active region the factors carry the gradient of ``beta`` and ``A`` by the implicit
+function; where the set holds ``W`` already it is 0; at exact symmetry, ``beta = A = 0``, it is the derivative from
+above, by which the dial can leave 0 again (theory 4, the derivative in the dial).
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ SHRINK = 1e-12
 """``beta`` is solved for ``beta (1 - SHRINK)``, so that rounding does not leave the cone (float64)."""
 
 _NEWTON_STEPS = 32
+_NO_SYMMETRIC_PART = 1e-6  # of the weight: below it the amplification of the hard case is capped at once
 
 
 @torch.library.custom_op("equidial::cone_multiplier", mutates_args=())
@@ -129,5 +134,30 @@ def nearest_factors(
     # only components above beta, none below: nothing but 0 is left of the weight
     factors = torch.where(finite, factors, (a < 0).to(work))
     strict = (beta == 0) & (budget == 0)
-    factors = torch.where(strict, (sigma == 0).to(work), factors)
+    kept = (sigma == 0).to(work)
+    if beta.requires_grad or budget.requires_grad:
+        kept = kept + _opened_at_zero(sigma.to(work), e.detach(), beta, budget / scale.sqrt())
+    factors = torch.where(strict, kept, factors)
     return factors.to(sigma.dtype), root
+
+
+def _opened_at_zero(
+    sigma: torch.Tensor, energy: torch.Tensor, beta: torch.Tensor, budget: torch.Tensor
+) -> torch.Tensor:
+    """Zeros that carry the derivatives of the factors from above at ``beta = budget = 0``.
+
+    With ``S = sum_k c_k^2 / sigma_k^2`` over ``sigma_k > 0`` and ``m = sqrt(S) / ||c_0||``: in ``beta`` it is ``m`` on
+    the null space and ``1 / (m sigma_k^2)`` elsewhere, in the budget 0 and ``1 / (sqrt(S) sigma_k^2)``. 0 where there
+    is nothing to open, and in the hard case.
+    """
+    null = sigma == 0
+    inverse = torch.where(null, torch.zeros_like(sigma), 1 / torch.where(null, torch.ones_like(sigma), sigma**2))
+    reach = (energy * inverse).sum().sqrt()
+    kept = torch.where(null, energy, torch.zeros_like(energy)).sum().sqrt()
+    moves = reach > 0
+    either = moves & (kept > _NO_SYMMETRIC_PART)
+    one = torch.ones_like(reach)
+    m = torch.where(either, reach, one) / torch.where(either, kept, one)
+    by_beta = torch.where(either, torch.where(null, m, inverse / m), torch.zeros_like(sigma))
+    by_budget = torch.where(moves, inverse / torch.where(moves, reach, one), torch.zeros_like(sigma))
+    return by_beta * (beta - beta.detach()) + by_budget * (budget - budget.detach())

@@ -104,8 +104,16 @@ class Spectrum(ABC):
         return self
 
 
+_WIDTH = 18
+"""Columns up to which weights are laid side by side; measured: a product 9 wide costs twice one 18 wide."""
+
+
 class BasisSpectrum(Spectrum):
-    """A real orthonormal basis of the weight space, columns with a singular value each."""
+    """A real orthonormal basis of the weight space, columns with a singular value each.
+
+    Kernels of few entries are many rows of few columns, which matrix products are slow at: several rows are laid side
+    by side and multiplied by a block-diagonal basis instead.
+    """
 
     def __init__(self, constraint: Constraint, basis: BlockBasis, sigma: torch.Tensor, method: Method):
         values, index = cluster(sigma, constraint)
@@ -113,28 +121,45 @@ class BasisSpectrum(Spectrum):
         self.method = method
         self.basis = basis
         self.index = index
+        whole = len(basis.blocks) == 1 and basis.order is None
+        self._abreast = max(_WIDTH // basis.dim, 1) if whole else 1
+        self._wide = BlockBasis((torch.block_diag(*basis.blocks * self._abreast),)) if self._abreast > 1 else basis
 
     def analyse(self, weight: torch.Tensor) -> torch.Tensor:
         """``[..., dim]``: components in the basis."""
-        _, _, *blocks = self.tensors(weight)
-        return self.basis.coefficients(self._flat(weight), blocks)
+        flat = self._flat(weight)
+        basis, rows, _, tensors = self._laid_out(flat)
+        return basis.coefficients(rows, tensors).reshape(flat.shape)
 
     def energies(self, coefficients: torch.Tensor) -> torch.Tensor:
         """Sums of squares by cluster."""
-        total = coefficients.square().reshape(-1, coefficients.shape[-1]).sum(0)
-        return coefficients.new_zeros(len(self.sigma)).index_add(0, self.tensors(coefficients)[1], total)
+        _, rows, index, _ = self._laid_out(coefficients)
+        total = rows.square().reshape(-1, rows.shape[-1]).sum(0)
+        return coefficients.new_zeros(len(self.sigma)).index_add(0, index, total)
 
     def synthesise(self, coefficients: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
         """Two products with the basis in all."""
-        _, index, *blocks = self.tensors(coefficients)
-        flat = self.basis.combine(coefficients * factors[index], blocks)
+        basis, rows, index, tensors = self._laid_out(coefficients)
+        flat = basis.combine(rows * factors[index], tensors).reshape(coefficients.shape)
         return flat if self.constraint.invariant else flat.unflatten(-1, self.constraint.shape)
+
+    def _laid_out(self, flat: torch.Tensor) -> tuple[BlockBasis, torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
+        """The basis, ``flat`` with rows side by side where their number allows it, clusters, tensors of the basis."""
+        count = len(self.basis.blocks) + (self.basis.order is not None)
+        _, index, *tensors = self.tensors(flat)
+        if self._abreast == 1 or flat.numel() % (self._abreast * self.basis.dim):
+            return self.basis, flat, index, tuple(tensors[:count])
+        rows = flat.reshape(-1, self._abreast * self.basis.dim)
+        return self._wide, rows, tensors[-1], tuple(tensors[count:-1])
 
     def _flat(self, weight: torch.Tensor) -> torch.Tensor:
         return weight if self.constraint.invariant else weight.flatten(-2)
 
     def _build_tensors(self, device: torch.device, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-        return self.index.to(device), *self.basis.tensors(device, dtype)
+        plain = (self.index.to(device), *self.basis.tensors(device, dtype))
+        if self._abreast == 1:
+            return plain
+        return *plain, *self._wide.tensors(device, dtype), self.index.repeat(self._abreast).to(device)
 
 
 def two_sided_coefficients(

@@ -47,6 +47,12 @@ def load_model(specification: str, weights: str | Path | None = None) -> nn.Modu
     return model.eval()
 
 
+def hub_name(specification: str) -> str | None:
+    """The hub's name of a model that :func:`load_model` loads from there; ``None`` for folders and other models."""
+    kind, _, rest = specification.partition(":")
+    return rest if kind == "hf" and not Path(rest).exists() else None
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a ``.safetensors`` file whose keys and shapes are exactly the model's, in the model's own precision."""
     if not path.is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import time
@@ -21,7 +22,7 @@ from equidial.adapters import Scores
 from equidial.data import Augmentation, Images, load_images, loader
 from equidial.errors import ArgumentError, explain
 from equidial.filters import Dial, Response
-from equidial.recipes._models import check_fits, load_model
+from equidial.recipes._models import check_fits, hub_name, load_model
 from equidial.recipes._training import divergence, freeze_norms, restore_statistics, taught
 
 logger = logging.getLogger("equidial")
@@ -65,8 +66,7 @@ class Adapt:
     loss: Loss = "labels"
     """distillation: KL divergence from the model as it came, which sees each image unmoved; labels are not read."""
     norm: Norm = "train"
-    """Batch norm. train: re-estimated after the dial moved, then trained. matched: re-estimated so that every layer has
-    the mean and variance it had (also where a checkpoint has them folded in), then fixed. frozen: fixed as it came."""
+    """Batch norm. train: re-estimated. matched: so that layers keep their moments, then fixed. frozen: as it is."""
     augment: Augmentation = "none"
     """Moves of training images: none, crop, crop-flip, turn (random elements of the group), group (crop and turn)."""
     recalibrate_batches: int = 8
@@ -141,7 +141,9 @@ def run(config: Adapt, progress: Progress | None = None) -> list[Outcome]:
 
     Every position, the untouched one included, is recalibrated (unless ``norm`` is frozen) and fine-tuned alike, from
     the same weights and with the same batches per seed. The folder holds ``config.json``, ``metrics.jsonl`` and, per
-    position and seed, the folded ``model.safetensors``, what :func:`equidial.load` needs, and ``certificate.json``.
+    position and seed, a folder as :func:`equidial.save` writes it, with the scores in its card and the folded
+    ``model.safetensors`` beside: :func:`equidial.load` reads it into the model as it came, :func:`equidial.push` puts
+    it on the hub.
     """
     config.check()
     images = load_images(config.data, size=config.image_size, mean=config.mean, std=config.std)
@@ -151,9 +153,14 @@ def run(config: Adapt, progress: Progress | None = None) -> list[Outcome]:
     ed.unload(ed.soften(model, replace(config.soft_config(config.softness[0]), image_size=images.shape[1:])))
     if config.loss == "distillation":
         images = replace(images, train=taught(model, images.train, config.batch_size))
+    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    restored: dict[str, torch.Tensor] = {}
     if config.norm == "matched":
         restore_statistics(model, _recalibration(config, images))
-    initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        state = model.state_dict()
+        restored = {
+            name: state[name].clone() for name, tensor in initial.items() if not torch.equal(state[name], tensor)
+        }
     config.output.mkdir(parents=True, exist_ok=True)
     (config.output / "config.json").write_text(json.dumps(_plain(config), indent=2) + "\n")
     steps = -(-len(images.train) // config.batch_size) * config.epochs + 1
@@ -163,7 +170,7 @@ def run(config: Adapt, progress: Progress | None = None) -> list[Outcome]:
         for softness in config.softness:
             for seed in config.seeds:
                 model.load_state_dict(initial)
-                outcomes.append(_one(config, model, images, softness, seed, log.write, clock))
+                outcomes.append(_one(config, model, images, restored, softness, seed, log.write, clock))
                 log.flush()
     return outcomes
 
@@ -172,6 +179,7 @@ def _one(
     config: Adapt,
     model: nn.Module,
     images: Images,
+    restored: dict[str, torch.Tensor],
     softness: float,
     seed: int,
     write: Callable[[str], Any],
@@ -180,6 +188,8 @@ def _one(
     start = time.perf_counter()
     torch.manual_seed(seed)
     ed.soften(model, config.soft_config(softness))
+    # after soften, so that the saved folder tells them from the base model's own
+    model.load_state_dict(restored, strict=False)
     if config.norm != "frozen":
         ed.recalibrate(model, _recalibration(config, images))
     softened = _measured(config, model, images)
@@ -188,13 +198,13 @@ def _one(
     for epoch, loss in enumerate(_fine_tune(config, model, images, seed, f"softness {softness:g} seed {seed}", clock)):
         write(_line(identity | {"stage": "epoch", "epoch": epoch + 1, "loss": loss}))
     folder = config.output / f"softness-{softness:g}-seed-{seed}"
-    ed.save(model, folder)
-    certificate = ed.certify(model, image_size=images.shape[1:])
-    certificate.save(folder / "certificate.json")
+    tuned = _measured(config, ed.fold(copy.deepcopy(model)), images)
+    base_model = hub_name(config.model) if config.weights is None else None
+    ed.save(model, folder, {images.name: tuned}, base_model, image_size=images.shape[1:])
+    certificate = ed.Certificate.load(folder / "certificate.json")
     ed.fold(model)
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    tuned = _measured(config, model, images)
     seconds = time.perf_counter() - start
     write(_line(identity | {"stage": "tuned", "bound": certificate.bound, "seconds": seconds} | tuned.to_dict()))
     clock.step(f"softness {softness:g} seed {seed} measured")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from importlib import resources
+import math
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from equidial._version import __version__
+from equidial.adapters import Diagnosis, ErrorCurve
 from equidial.certificates import Certificate
 from equidial.reporting._figures import as_png, dial_strip, frontier, learning_curves, trade_off
 from equidial.reporting._runs import SCORES, Run, read_run
@@ -21,12 +22,43 @@ def write_report(folder: str | Path) -> Path:
     and jinja2. Raises ``FileFormatError`` for a folder without a finished run.
     """
     run = read_run(folder)
-    template = resources.files("equidial.reporting").joinpath("report.html.jinja").read_text(encoding="utf-8")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page = environment.from_string(template).render(**_content(run))
-    path = run.folder / "report.html"
-    path.write_text(page, encoding="utf-8")
+    return _write(run.folder, "report.html", _content(run))
+
+
+def write_diagnosis(folder: str | Path, name: str, diagnosis: Diagnosis, curve: ErrorCurve | None = None) -> Path:
+    """Write ``diagnosis.html`` into a folder: the error along the network, the causes, the error against angle.
+
+    ``name``: of the model, for the title. Returns the path. Needs matplotlib and jinja2.
+    """
+    content = {"version": __version__, "name": name, **_diagnosed(diagnosis)}
+    content["curve_picture"] = None if curve is None else as_png(curve.plot())
+    return _write(Path(folder), "diagnosis.html", content)
+
+
+def _write(folder: Path, name: str, content: dict[str, Any]) -> Path:
+    loader = PackageLoader("equidial.reporting", "")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    path = folder / name
+    path.write_text(environment.get_template(f"{name}.jinja").render(**content), encoding="utf-8")
     return path
+
+
+def _diagnosed(diagnosis: Diagnosis | None) -> dict[str, Any]:
+    if diagnosis is None:
+        return {"diagnosis": None}
+    causes = [
+        {
+            "name": same.cause,
+            "where": f"{same.places} ({same.count} place{'s' if same.count > 1 else ''})",
+            "error": "–" if math.isnan(same.error) else f"{same.error:.3g}",
+            "why": same.arithmetic,
+            "remedy": same.remedy,
+        }
+        for same in diagnosis.summary()
+    ]
+    return {"diagnosis": diagnosis, "diagnosis_picture": as_png(diagnosis.plot()), "causes": causes}
 
 
 def _content(run: Run) -> dict[str, Any]:
@@ -50,6 +82,7 @@ def _content(run: Run) -> dict[str, Any]:
         "notes": sorted({note for c in run.certificates.values() for row in c for note in row.notes}),
         "verdict": _verdict(run),
         "warnings": run.config.get("warnings", []),
+        **_diagnosed(run.diagnosis),
     }
 
 

@@ -8,10 +8,12 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+from equidial.adapters import Diagnosis
 from equidial.certificates import Certificate
 from equidial.errors import FileFormatError, explain
 from equidial.reporting._pictures import DialPictures
 
+DIAGNOSIS_FILE = "diagnosis.json"
 SCORES = ("Acc", "aAcc", "cAcc", "iErr", "epsilon", "bound")
 
 
@@ -36,13 +38,14 @@ class Spread:
 
 @dataclass(frozen=True)
 class Run:
-    """What an ``adapt`` run left: its configuration, its records, certificates and pictures."""
+    """What an ``adapt`` run left: its configuration, records, certificates, pictures and the diagnosis at its start."""
 
     folder: Path
     config: dict[str, Any]
     records: list[dict[str, Any]]
     certificates: dict[tuple[float, int], Certificate]
     pictures: list[DialPictures]
+    diagnosis: Diagnosis | None = None
 
     @property
     def softness(self) -> list[float]:
@@ -82,4 +85,6 @@ def read_run(folder: str | Path) -> Run:
         (s, seed): Certificate.load(folder / f"softness-{s:g}-seed-{seed}" / "certificate.json") for s, seed in finished
     }
     pictures = [DialPictures.load(path) for path in sorted(folder.glob("pictures-*.npz"))]
-    return Run(folder, json.loads(config.read_text()), records, certificates, pictures)
+    found = folder / DIAGNOSIS_FILE
+    diagnosis = Diagnosis.load(found) if found.is_file() else None
+    return Run(folder, json.loads(config.read_text()), records, certificates, pictures, diagnosis)

@@ -89,6 +89,11 @@ CATALOGUE: dict[str, Entry] = {
         f"{_NO}: only an even window shifted by half of it maps onto itself",
         "none",
     ),
+    "cyclic shift": Entry(
+        "rows and columns are rolled by {shift}, and what works on them then does not turn with the image",
+        f"{_NO}: shift by what maps onto itself, e.g. by half of an even window",
+        "none",
+    ),
     "window padding": Entry(
         "a grid of {h}x{w} is padded on one side to a multiple of {window}",
         "choose an input whose grids are multiples of {window}",

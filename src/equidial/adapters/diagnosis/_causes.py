@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from equidial.adapters.diagnosis._catalogue import CATALOGUE
 from equidial.adapters.diagnosis._motion import Still, Vectors, projected
 from equidial.adapters.diagnosis._result import Cause, Mend
-from equidial.adapters.diagnosis._rules import ATTENTIONS, CONVOLUTIONS, POOLINGS, PRODUCTS
+from equidial.adapters.diagnosis._rules import ATTENTIONS, CONVOLUTIONS, ON_IMAGES, POOLINGS, PRODUCTS
 from equidial.adapters.diagnosis._values import Event, Operation, relative
 from equidial.adapters.diagnosis._windows import Called, called_window
 from equidial.adapters.targets import Target
@@ -40,7 +40,8 @@ class Causes:
 
     Attributes:
         group: that permutes pixels; ``tolerance`` as the follower's.
-        targets: every tensor that the rules could soften, by name.
+        targets: every tensor that is softened, or that the configuration names, by name.
+        known: names of all tensors that some rule could soften.
         dials: where the dial of a softened tensor stands, by name.
         tensors: the parameters as the network reads them, by name.
     """
@@ -49,6 +50,7 @@ class Causes:
     tolerance: float
     elements: int
     targets: Mapping[str, Target]
+    known: Collection[str]
     dials: Mapping[str, str]
     tensors: Mapping[str, torch.Tensor]
     found: list[Cause] = field(default_factory=list)
@@ -83,6 +85,8 @@ class Causes:
             self.add(operation, "rotary position embedding", operation.added)
         elif name in ATTENTIONS:
             self._attention(operation)
+        elif name not in ON_IMAGES and self._split_windows(operation):
+            pass  # attention that is written out: products, masks, softmax over windows
         elif name in ("linear", *PRODUCTS):
             self._linear(operation)
         elif name in ("interpolate", "upsample"):
@@ -122,6 +126,8 @@ class Causes:
                     self.add(event, "crop", error, name=facts["name"], what=facts["what"], shape=shape)
             elif event.kind == "shuffle":
                 self.add(event, "pixel shuffle", error)
+            elif event.kind == "roll":
+                self.add(event, "cyclic shift", error, shift=facts["shift"])
             elif event.kind == "pad":
                 left, right, top, bottom = (*facts["pads"], 0, 0)[:4]
                 before, after = f"({top}, {left})", f"({bottom}, {right})"
@@ -203,7 +209,7 @@ class Causes:
 
     def _attention(self, operation: Operation) -> None:
         named = self._split_windows(operation)
-        for table in [name for name in operation.parameters() if name in self.targets]:
+        for table in [name for name in operation.parameters() if name in self.targets or name in self.known]:
             if self._defect(table) > self.tolerance:
                 self.add(operation, "relative-position table", operation.added, table)
                 named = True
@@ -213,27 +219,30 @@ class Causes:
     def _split_windows(self, operation: Operation) -> bool:
         """Whether the group takes the places of one window apart, and the cause added if it does."""
         query = operation.args[0]
+        if not isinstance(query, torch.Tensor) or query.ndim < 3 or id(query) not in operation.values:
+            return False
         motion = operation.motion_of(query)
         index = None if motion is None else motion.index(0, query.shape, query.device)
-        if index is None or projected(index, (0,)) is not None:
+        if index is not None and projected(index, (0,)) is not None:
             return False
         window = math.isqrt(query.shape[-2])
         for event in reversed(operation.events):
             if event.kind == "roll":
-                shifts = event.facts["shifts"]
-                shift = abs(shifts if isinstance(shifts, int) else int(next(iter(shifts))))
+                shift = event.facts["shift"]
                 rest = 2 * shift % window
                 self.add(operation, "window shift", operation.added, window=window, shift=shift, rest=rest)
                 return True
-            if event.kind == "pad":
+            if event.kind == "pad" and operation.name in ATTENTIONS:
                 h, w = event.facts["shape"][1:3]
                 self.add(operation, "window padding", operation.added, window=window, h=h, w=w)
                 return True
         return False
 
     def _defect(self, name: str) -> float:
-        """``||rho(g) w - w|| / ||w||`` of a table, the largest over the group."""
-        target = self.targets[name]
+        """``||rho(g) w - w|| / ||w||`` of a table, the largest over the group; infinite where no space is known."""
+        target = self.targets.get(name)
+        if target is None:
+            return math.inf
         weights = target.layout.weights(self.tensors[name].to("cpu", torch.float64))
         rep = target.constraint.rep_in
         moved = [rep.act(g, weights) - weights for g in rep.group.elements()]
@@ -277,14 +286,19 @@ class Causes:
     def _place_dependent(self, operation: Operation) -> None:
         """An operation with something that does not move: a table, a norm with a weight for each place, a constant."""
         parameters = operation.parameters()
-        known = [n for n in parameters if n in self.targets] or [n for n in parameters if n in self.tensors]
+        known = [n for n in parameters if n in self.known] or [n for n in parameters if n in self.tensors]
         if known:
-            table = known[0] in self.targets or operation.name in _MIXING
+            table = known[0] in self.known or operation.name in _MIXING
             self.add(operation, "position table" if table else "place-dependent parameter", operation.added, known[0])
-        elif parameters or operation.name in _MIXING:
+        elif parameters or (operation.name in _MIXING and self._has_constant(operation)):
             self.add(operation, "fixed position code", operation.added)
         else:
             self.add(operation, "unknown", operation.added, name=operation.name)
+
+    @staticmethod
+    def _has_constant(operation: Operation) -> bool:
+        tensors = [x for x in operation.args if isinstance(x, torch.Tensor)]
+        return any(id(x) not in operation.values for x in tensors)
 
     def _otherwise(self, operation: Operation, error: float) -> None:
         """No rule of this kind of operation names the cause: what happened on the way, or nothing that is known."""
@@ -297,7 +311,9 @@ class Causes:
             return "it is computed from the input or by other code: no parameter to soften", "code"
         if parameter in self.dials:
             return f"turn its dial down: it stands at {self.dials[parameter]}", "weights"
-        if parameter in self.targets:
+        if parameter in self.known and self.dials:
+            return f"it was left out: add {parameter} to the targets", "weights"
+        if parameter in self.known:
             return f"soften {parameter}: softness 0 takes this away, its defect bounds what is left", "weights"
         if cause == "linear map":
             return f"declare its spaces in representations and soften {parameter}", "weights"

@@ -25,7 +25,7 @@ from equidial.adapters.diagnosis._motion import Grid, Motion, Vectors
 from equidial.adapters.diagnosis._result import Cause, Diagnosis, LayerError, OutputError
 from equidial.adapters.diagnosis._sizes import REACH, contradiction, symmetric_sizes
 from equidial.adapters.diagnosis._values import Operation
-from equidial.adapters.targets import Target, resolve_targets
+from equidial.adapters.targets import Target, describe_targets, resolve_targets
 from equidial.errors import ArgumentError, GroupActionError, NoMatchingTargetError, TargetError, explain
 from equidial.groups import C, D, Group, GroupElement, PlanarGroup, as_group
 from equidial.metrics import element_name, random_elements, transform_images
@@ -67,6 +67,9 @@ def diagnose(
     Source: theory 6.
     """
     check_whole(model)
+    empty = next((name for name, tensor in model.named_parameters() if tensor.is_meta), None)
+    if empty is not None:
+        raise ArgumentError(explain(f"weights in {empty}", "a meta tensor", "load the weights before the diagnosis"))
     group = as_group(group)
     found = find_root(model)
     config = config or (found[1].config if found else SoftEquivarianceConfig(group=group, softness=1.0))
@@ -96,14 +99,22 @@ def diagnose(
 
 
 @dataclass(frozen=True)
+class _Weights:
+    """Tensors that are softened or configured, names of all that rules know, and where dials stand, by name."""
+
+    targets: Mapping[str, Target]
+    known: frozenset[str]
+    dials: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class _Setting:
     """What is moved, by which elements, and what is known of the weights."""
 
     group: Group
     elements: tuple[GroupElement, ...]
     motion: Motion
-    targets: Mapping[str, Target]
-    dials: Mapping[str, str]
+    weights: _Weights
     declared: Mapping[str, Representation]
     notes: tuple[str, ...]
 
@@ -125,9 +136,9 @@ def _example(example: Any) -> torch.Tensor:
 
 
 def _setting(model: nn.Module, x: torch.Tensor, group: Group, config: SoftEquivarianceConfig) -> _Setting:
-    targets, dials = _weights(model, group, config)
+    weights = _weights(model, group, config)
     if config.representations:
-        return _on_vectors(model, x, group, config, targets, dials)
+        return _on_vectors(model, x, group, config, weights)
     if x.ndim != 4:
         raise ArgumentError(
             explain(
@@ -146,7 +157,7 @@ def _setting(model: nn.Module, x: torch.Tensor, group: Group, config: SoftEquiva
             f"{group.name} moves images by interpolation: operations were tried under its part {part.name}, which "
             f"permutes pixels, weights under {group.name} itself; see error_curve for all angles"
         )
-    return _Setting(part, elements, Grid(elements, (2, 3)), targets, dials, {}, tuple(notes))
+    return _Setting(part, elements, Grid(elements, (2, 3)), weights, {}, tuple(notes))
 
 
 def _on_vectors(
@@ -154,8 +165,7 @@ def _on_vectors(
     x: torch.Tensor,
     group: Group,
     config: SoftEquivarianceConfig,
-    targets: Mapping[str, Target],
-    dials: Mapping[str, str],
+    weights: _Weights,
 ) -> _Setting:
     declared = {}
     first: Representation | None = None
@@ -175,47 +185,48 @@ def _on_vectors(
             )
         )
     elements = tuple(random_elements(group, _SAMPLES, generator=torch.Generator().manual_seed(0)).elements)
-    return _Setting(group, elements, Vectors(elements, first), targets, dials, declared, ())
+    return _Setting(group, elements, Vectors(elements, first), weights, declared, ())
 
 
-def _weights(
-    model: nn.Module, group: Group, config: SoftEquivarianceConfig
-) -> tuple[Mapping[str, Target], Mapping[str, str]]:
+def _weights(model: nn.Module, group: Group, config: SoftEquivarianceConfig) -> _Weights:
     """The tensors that could be softened, and where the dials of those stand that are."""
+    every = describe_targets(model, SoftEquivarianceConfig(group=group, softness=0.0))
+    known = frozenset(row.name for row in every if row.representation is not None)
     links = [link for _, _, link in constrained(model)]
     if links:
-        targets = {
-            link.name: Target(
-                link.name.rpartition(".")[0], link.name.rpartition(".")[2], link.layout, link.constraint, "softened"
-            )
-            for link in links
-        }
-        return targets, {link.name: str(link.dial) for link in links}
+        targets = {}
+        for link in links:
+            module, _, tensor = link.name.rpartition(".")
+            targets[link.name] = Target(module, tensor, link.layout, link.constraint, "softened")
+        return _Weights(targets, known | targets.keys(), {link.name: str(link.dial) for link in links})
     try:
         found = resolve_targets(model, replace(config, group=group))
     except (NoMatchingTargetError, TargetError):
         found = []
-    return {target.name: target for target in found}, {}
+    targets = {target.name: target for target in found}
+    return _Weights(targets, known | targets.keys(), {})
 
 
 def _run(model: nn.Module, x: torch.Tensor, setting: _Setting, tolerance: float) -> _Run:
     tensors = {name: tensor.detach() for name, tensor in _effective(model)}
-    causes = Causes(setting.group, tolerance, len(setting.elements), setting.targets, setting.dials, tensors)
+    w = setting.weights
+    causes = Causes(setting.group, tolerance, len(setting.elements), w.targets, w.known, w.dials, tensors)
 
     follower = Follower(setting.elements, tolerance, causes.watch, causes.explain, setting.declared, _ATOMIC)
     with evaluation(model), torch.no_grad():
+        try:
+            model(x)
+        except Exception as error:  # whatever a foreign forward raises on input that it does not read
+            raise ArgumentError(
+                explain(
+                    f"a model that reads an input of shape {tuple(x.shape)}",
+                    f"{type(model).__name__}: {type(error).__name__}: {error}",
+                    "pass an example of the shape that the model reads",
+                )
+            ) from error
         with follower.watching(model):
             follower.start(x, setting.motion)
-            try:
-                output = model(x)
-            except (RuntimeError, ValueError, TypeError, IndexError) as error:
-                raise ArgumentError(
-                    explain(
-                        f"a model that reads an input of shape {tuple(x.shape)}",
-                        f"{type(model).__name__}: {type(error).__name__}: {error}",
-                        "pass an example of the shape that the model reads",
-                    )
-                ) from error
+            output = model(x)
         outputs = tuple(_outputs(output, follower, causes))
     if not outputs:
         raise ArgumentError(
@@ -258,7 +269,7 @@ def _fits(model: nn.Module, x: torch.Tensor, causes: Causes) -> bool:
         follower.start(x, Grid(elements, (2, 3)))
         try:
             model(x)
-        except (Unmatched, RuntimeError, ValueError, TypeError, IndexError):
+        except Exception:  # Unmatched, or whatever a foreign forward raises at a size that it does not read
             return False
     return True
 

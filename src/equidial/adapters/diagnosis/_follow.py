@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from equidial.adapters.diagnosis._motion import Motion, Still, Vectors
-from equidial.adapters.diagnosis._rules import candidates, hand_on
+from equidial.adapters.diagnosis._rules import ON_IMAGES, candidates, hand_on
 from equidial.adapters.diagnosis._structure import STRUCTURAL, Moved, Source, follow_entries
 from equidial.adapters.diagnosis._values import Event, Operation, Value, relative
 from equidial.adapters.network._actions import is_trivial
@@ -119,7 +119,7 @@ class Follower(TorchFunctionMode):
             self._inherit(out, tensors)
             return out
         values = {id(x): self.values[x] for x in followed}
-        if name in STRUCTURAL and not (name == "contiguous" and len(followed) == 0):
+        if name in STRUCTURAL:
             return self._structural(func, name, args, kwargs, values)
         return self._computed(func, name, args, kwargs, values, tensors)
 
@@ -151,7 +151,7 @@ class Follower(TorchFunctionMode):
         held = {id(x): x for x in tensors}  # in-place operations may change the inputs: their copies are made first
         moved = self._shadows(func, args, kwargs, values, "at")
         arrived = self._shadows(func, args, kwargs, values, "arrived")
-        changes_input = name.endswith("_") or kwargs.get("inplace") is True or name == "__setitem__"
+        changes_input = _in_place(name) or kwargs.get("inplace") is True
         before = (
             pytree.tree_map(lambda x: x.clone() if isinstance(x, torch.Tensor) else x, args) if changes_input else args
         )
@@ -309,10 +309,12 @@ class Follower(TorchFunctionMode):
         if name == "pad":
             pads = tuple(kwargs.get("pad", args[1] if len(args) > 1 else ()))
             mode = kwargs.get("mode", args[2] if len(args) > 2 else "constant")
-            yield Event("pad", self.module, {"pads": pads, "mode": mode, "shape": shape})
+            if any(pads):
+                yield Event("pad", self.module, {"pads": pads, "mode": mode, "shape": shape})
         elif name == "roll":
             shifts = kwargs.get("shifts", args[1] if len(args) > 1 else ())
-            yield Event("roll", self.module, {"shifts": shifts, "shape": shape})
+            first = shifts if isinstance(shifts, int) else next(iter(shifts), 0)
+            yield Event("roll", self.module, {"shift": abs(int(first)), "shape": shape})
         elif name in ("pixel_shuffle", "pixel_unshuffle"):
             yield Event("shuffle", self.module, {"shape": shape})
         elif any(m.motion is None for m in found) and all(v.motion is not None for v in values.values()):
@@ -323,9 +325,14 @@ class Follower(TorchFunctionMode):
             yield Event("flat", self.module, {"channels": shape[1], "h": shape[2], "w": shape[3]})
 
     def _rectangle(self, name: str, events: tuple[Event, ...], out: torch.Tensor) -> Iterator[Event]:
-        square = out.ndim != 4 or out.shape[-1] == out.shape[-2]
-        if not square and not any(event.kind == "rectangle" for event in events):
+        rectangle = name in ON_IMAGES and out.ndim == 4 and out.shape[-1] != out.shape[-2]
+        if rectangle and not any(event.kind == "rectangle" for event in events):
             yield Event("rectangle", self.module, {"name": name, "out": tuple(out.shape[-2:])})
+
+
+def _in_place(name: str) -> bool:
+    """``relu_``, ``__iadd__``, ``__setitem__``."""
+    return name == "__setitem__" or (name.startswith("__i") if name.endswith("__") else name.endswith("_"))
 
 
 def _natural(motion: Motion) -> bool:

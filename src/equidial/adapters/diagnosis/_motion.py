@@ -14,7 +14,7 @@ import torch
 
 from equidial.errors import GroupActionError
 from equidial.groups import GroupElement
-from equidial.metrics import transform_images
+from equidial.metrics import is_permutation, transform_images
 from equidial.representations import Representation
 
 
@@ -148,13 +148,14 @@ def grid_at(elements: tuple[GroupElement, ...], axes: tuple[int, int], shape: Se
     """The motion of an image on these axes; ``None`` where an element cannot act (a quarter turn of a rectangle)."""
     if all(shape[a] == 1 for a in axes):
         return Still()
-    grid = Grid(elements, axes)
+    if not all(is_permutation(g) for g in elements):
+        return None
     try:
-        for k in range(len(elements)):
-            transform_images(torch.empty(shape[axes[0]], shape[axes[1]]), elements[k])
+        for g in elements:
+            transform_images(torch.empty(shape[axes[0]], shape[axes[1]]), g)
     except GroupActionError:
         return None
-    return grid
+    return Grid(elements, axes)
 
 
 def places(indices: Sequence[torch.Tensor], elements: tuple[GroupElement, ...]) -> Motion:

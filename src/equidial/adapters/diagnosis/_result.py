@@ -39,6 +39,18 @@ class Cause:
 
 
 @dataclass(frozen=True)
+class CauseSummary:
+    """All causes of one name: how many, where, the largest error, and the arithmetic and remedy of the worst."""
+
+    cause: str
+    count: int
+    places: str
+    error: float
+    arithmetic: str
+    remedy: str
+
+
+@dataclass(frozen=True)
 class LayerError:
     """What one module adds to the error, and the error that has arrived behind it, relative."""
 
@@ -96,13 +108,28 @@ class Diagnosis(Document):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The tensors to soften."""
+        """What to soften, as ``target_modules`` takes it: layers by their name, bare parameters by their own."""
         names = [c.parameter for c in self.causes if c.mend == "weights" and c.parameter]
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(name.removesuffix(".weight").removesuffix(".bias") for name in names))
 
     def of(self, cause: str) -> tuple[Cause, ...]:
         """The causes of this name."""
         return tuple(c for c in self.causes if c.cause == cause)
+
+    def summary(self) -> tuple[CauseSummary, ...]:
+        """Causes of one name together, in the order of their first appearance, with the words of the worst."""
+        groups: dict[tuple[str, str], list[Cause]] = {}
+        for cause in self.causes:
+            groups.setdefault((cause.cause, cause.mend), []).append(cause)
+        rows = []
+        for same in groups.values():
+            worst = max(same, key=lambda c: -1.0 if math.isnan(c.error) else c.error)
+            places = _shown([c.module for c in same])
+            remedy = worst.remedy
+            if worst.mend == "weights" and len(same) > 1:
+                remedy += f" (and the {len(same) - 1} other tensors of this kind)"
+            rows.append(CauseSummary(worst.cause, len(same), places, worst.error, worst.arithmetic, remedy))
+        return tuple(rows)
 
     def _fields(self) -> dict[str, Any]:
         return asdict(self)
@@ -123,13 +150,12 @@ class Diagnosis(Document):
             lines.append(f"  output {output.name}: {output.kind}, error {output.error:.3g}")
         if not self.causes:
             lines.append(f"  every operation commutes with the group to {self.tolerance:.0e}")
-        for same in _grouped(self.causes):
-            worst = max(same, key=lambda c: c.error)
-            error = f"up to {worst.error:.3g}" if worst.error == worst.error else "not comparable"
-            lines.append(f"{worst.cause}: {len(same)} place{'s' if len(same) > 1 else ''}, {error}")
-            lines.append(f"    where: {_shown([c.module for c in same])}")
-            lines.append(f"    why:   {worst.arithmetic}")
-            lines.append(f"    do:    {worst.remedy}")
+        for same in self.summary():
+            error = "not comparable" if math.isnan(same.error) else f"up to {same.error:.3g}"
+            lines.append(f"{same.cause}: {same.count} place{'s' if same.count > 1 else ''}, {error}")
+            lines.append(f"    where: {same.places}")
+            lines.append(f"    why:   {same.arithmetic}")
+            lines.append(f"    do:    {same.remedy}")
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines)
 
@@ -152,23 +178,17 @@ class Diagnosis(Document):
             found = next((c for c in self.causes if c.module == row.module and row.added > self.tolerance), None)
             if found is not None and found.cause not in named:
                 named[found.cause] = number
+                # one line of text for each name, so that neighbours can be told apart
+                place = (4, -10 - 11 * (len(named) - 1))
                 axes.annotate(
-                    found.cause, (number, added[number]), xytext=(3, 4), textcoords="offset points", fontsize=8
+                    found.cause, (number, added[number]), xytext=place, textcoords="offset points", fontsize=8
                 )
         axes.set_yscale("log")
         axes.set_xlabel("operation, in the order in which they act")
         axes.set_ylabel("relative error")
         axes.set_title(f"{self.group} at {'x'.join(map(str, self.shape[-2:]))}: error at the output {self.error:.3g}")
-        axes.legend(loc="lower right", fontsize=8)
+        axes.legend(loc="center right", fontsize=8)
         return figure
-
-
-def _grouped(causes: Sequence[Cause]) -> list[list[Cause]]:
-    """Causes of one name and remedy together, in the order of their first appearance."""
-    groups: dict[tuple[str, str], list[Cause]] = {}
-    for cause in causes:
-        groups.setdefault((cause.cause, cause.mend), []).append(cause)
-    return list(groups.values())
 
 
 def _shown(names: Sequence[str]) -> str:

@@ -17,7 +17,7 @@ from equidial.adapters._state import require_root
 from equidial.adapters.network._certify import Question, answer, ask, dtype_of, plain_copy
 from equidial.adapters.network._walk import Rule
 from equidial.certificates import NetworkCertificate
-from equidial.errors import ArgumentError, BudgetError, TargetError, explain
+from equidial.errors import ArgumentError, BudgetError, StateError, TargetError, explain
 from equidial.filters import Dial, Filter, Setting
 
 _TABLE = 33  # shares at which the distance of each tensor is tabulated
@@ -52,13 +52,20 @@ def set_network_error(
     Tensors that are symmetric as found keep their dial. Returns the certificate of the network as it now stands.
 
     Raises ``BudgetError`` where even exactly symmetric weights exceed the budget, with the smallest bound;
-    ``TargetError`` where the certificate abstains, naming the module; ``StateError`` for a model that is not softened;
-    ``ArgumentError`` for wrong arguments. The model is left whole on failure. Cost: some hundred forward passes per
-    tensor, and the norms of the weights that changed.
+    ``TargetError`` where the certificate abstains, naming the module; ``StateError`` for a model that is not softened
+    or learns its dials; ``ArgumentError`` for wrong arguments. The model is left whole on failure. Cost: some hundred
+    forward passes per tensor, and the norms of the weights that changed.
     """
     require_root(model, "set_network_error")
     check_adapters(model, "set_network_error")
     check_tensors(model, "set_network_error")
+    learned = [link.name for _, _, link in constrained(model) if link.learned_softness is not None]
+    if learned:
+        raise StateError(
+            explain(
+                "fixed dials", f"learned ones: {', '.join(learned[:3])}", "call fix_dial first, to choose them here"
+            )
+        )
     if isinstance(max_error, bool) or not isinstance(max_error, int | float) or not 0 <= max_error < math.inf:
         raise ArgumentError(explain("a max_error >= 0", repr(max_error), "e.g. max_error=0.1"))
     if relative and ball is not None:
@@ -69,9 +76,10 @@ def set_network_error(
     problem = _Problem(model, question, relative)
     shares = problem.solve(float(max_error))
     certificate = problem.certificate(shares, search=True)
-    for (_, _, link), share in zip(problem.links, shares.tolist(), strict=True):
+    for (module, name, link), share in zip(problem.links, shares.tolist(), strict=True):
         dial = Dial("softness", share)
         link.turn(dial, _setting(link, share))
+        link.settle(original_of(module, name))
     return certificate
 
 
