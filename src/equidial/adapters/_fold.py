@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import nn
 
 from equidial.adapters._life import check_adapters, check_unwrapped
 from equidial.adapters._parametrization import SoftParametrization, constrained, detach, original_of
-from equidial.adapters._state import SoftState, drop_state, require_root
+from equidial.adapters._state import SoftState, drop_state, find_root, require_root
 from equidial.errors import StateError, explain
+from equidial.nn import check_foldable, fold_layers, has_continuous_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -21,11 +22,19 @@ def fold(model: Model) -> Model:
     """Make the constraint final: plain weights, same class, same keys in the same order, same Parameter objects.
 
     Computed in float64, then rounded to each tensor's own dtype; where the dial stands at exact symmetry and the
-    group permutes coordinates, orbits are made equal bit for bit. Raises ``StateError`` for a model that is not
-    softened, is wrapped for parallel training, sharded, has adapters of PEFT on softened layers, or in which a
+    group permutes coordinates, orbits are made equal bit for bit. Layers of :mod:`equidial.nn` with a continuous
+    kernel become plain convolutions between reshapes (:func:`equidial.nn.plain_layer`), at their present number of
+    samples. Raises ``StateError`` for a model that is neither softened nor has such layers, has one relaxed in
+    translation, is wrapped for parallel training, sharded, has adapters of PEFT on softened layers, or in which a
     constrained weight is not finite (the model is left as it is).
     """
+    born_soft = has_continuous_layers(model)
+    if born_soft and find_root(model) is None:
+        check_unwrapped(model, "fold")
+        return cast(Model, fold_layers(model))
     root, state = _checked_root(model, "fold")
+    if born_soft:
+        check_foldable(model)
     links = list(constrained(root))
     values = [folded_value(module, name, link) for module, name, link in links]
     for (_, _, link), value in zip(links, values, strict=True):
@@ -34,7 +43,7 @@ def fold(model: Model) -> Model:
                 explain(f"finite weights in {link.name}", "NaN or infinity", "reload the last good checkpoint")
             )
     _detach_all(root, state, values)
-    return model
+    return cast(Model, fold_layers(model)) if born_soft else model
 
 
 def unload(model: Model) -> Model:

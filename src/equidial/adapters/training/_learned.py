@@ -15,6 +15,7 @@ from equidial.adapters._soften import matching_links
 from equidial.adapters._state import require_root
 from equidial.errors import ArgumentError, EquidialWarning, StateError, explain
 from equidial.filters import MatrixFreeSpectrum
+from equidial.nn import learned_frequencies
 
 logger = logging.getLogger("equidial")
 Model = TypeVar("Model", bound=nn.Module)
@@ -94,7 +95,11 @@ def fix_dial(model: Model, target_modules: str | Sequence[str] | None = None) ->
 
 
 def relaxation_penalty(model: nn.Module, power: float = 1, of: Measure = "softness") -> torch.Tensor:
-    """``sum_l s_l ** power`` over the learned dials, a float64 scalar with gradient: it pulls towards exact symmetry.
+    """``sum_l s_l ** power`` over all that is learned, a float64 scalar with gradient: it pulls towards exact symmetry.
+
+    Summed are the learned dials of softened tensors and ``|omega'|`` of every learned frequency of layers of
+    :mod:`equidial.nn`, each once where it is shared. ``power=2`` on the latter is paper B's ``||omega'||^2``, the
+    log-density of a normal prior.
 
     ``of="beta"``: ``sum_l beta_l ** power``, so that tensors whose defect was large pay more; for spaces without
     invariants ``beta_l`` is the absolute budget. Every tensor counts alike, whatever its size, and the sum grows with
@@ -109,9 +114,15 @@ def relaxation_penalty(model: nn.Module, power: float = 1, of: Measure = "softne
         raise ArgumentError(explain("a power >= 1", repr(power), "power=1 reaches 0, power=2 does not"))
     if of not in get_args(Measure):
         raise ArgumentError(explain(f"of out of {get_args(Measure)}", repr(of), "use of='softness'"))
-    links = learned_links(model)
-    if not links:
-        raise StateError(explain("a model that learns its dials", "none that does", "call learn_dial first"))
+    links, frequencies = learned_links(model), learned_frequencies(model)
+    if not links and not frequencies:
+        raise StateError(
+            explain(
+                "a model that learns its dials or frequencies",
+                "none that does",
+                "call learn_dial, or make layers with learn_omega_prime=True",
+            )
+        )
     for link in links:
         if any(cls.__name__ == "DTensor" for cls in type(link.learned_softness).__mro__):
             raise StateError(
@@ -121,8 +132,9 @@ def relaxation_penalty(model: nn.Module, power: float = 1, of: Measure = "softne
                     "train learned dials with DistributedDataParallel, or fix_dial before fully_shard",
                 )
             )
-    device = links[0].reference.device
+    device = links[0].reference.device if links else frequencies[0].device
     values = [link.share() * (1.0 if of == "softness" else link.reference) for link in links]
+    values += [frequency.double().abs() for frequency in frequencies]
     return torch.stack([value.to(device) for value in values]).pow(power).sum()
 
 
