@@ -8,9 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from equidial import groups
 from equidial.errors import ArgumentError, explain
-from equidial.groups import C, D, GroupElement
+from equidial.groups import C, D, Group, GroupElement, by_name
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ class GroupSamples(nn.Module):
     :meth:`resize` changes the number of samples, after training too. Raises ``ArgumentError`` for another group.
     """
 
-    def __init__(self, group: str | groups.Group = "C8", random_offset: bool = False):
+    def __init__(self, group: str | Group = "C8", random_offset: bool = False):
         super().__init__()
-        found = groups.by_name(group) if isinstance(group, str) else group
+        found = by_name(group) if isinstance(group, str) else group
         if not isinstance(found, C | D):
             raise ArgumentError(
                 explain(
