@@ -15,6 +15,7 @@ from equidial.filters._dial import Dial
 from equidial.filters._growth import growth_factor, trivial_bound
 from equidial.filters._matrix_free import TOLERANCE, MatrixFreeSpectrum
 from equidial.filters._nearest import GAIN_CAP, nearest_factors
+from equidial.filters._products import runs_on_cpu
 from equidial.filters._responses import check_response, subspace_factors
 from equidial.filters._setting import Setting, nearest_setting, relative_defect, resolve_radius, resolve_setting
 from equidial.filters._spectrum import Spectrum
@@ -285,28 +286,21 @@ def apply_filter(
             if math.isinf(float(threshold)):
                 return weight
             return spectrum.filtered(work, response, float(threshold), float(budget)).to(weight.dtype)
-        coefficients = spectrum.analyse(work)
+        energies, recombine = spectrum.split(work)
         sigma = spectrum.tensors(work)[0]
         free = torch.isinf(threshold)
         if response == "nearest":
             # beta must stay finite in the branch that torch.where throws away, or its gradient is NaN
             beta = torch.where(free, torch.ones_like(threshold), threshold)
-            factors, root = nearest_factors(sigma, spectrum.energies(coefficients), beta, budget)
+            factors, root = nearest_factors(sigma, energies(), beta, budget)
             free = free | (root == 0)
             # the selection below costs as much as the products around it, also backwards; a trained dial needs it
-            if _may_branch(free) and not (threshold.requires_grad or budget.requires_grad):
-                return weight if bool(free) else spectrum.synthesise(coefficients, factors).to(weight.dtype)
+            if runs_on_cpu(free) and not (threshold.requires_grad or budget.requires_grad):
+                return weight if bool(free) else recombine(factors).to(weight.dtype)
         else:
             factors = subspace_factors(response, sigma, threshold)
-        filtered = spectrum.synthesise(coefficients, factors).to(weight.dtype)
+        filtered = recombine(factors).to(weight.dtype)
         return torch.where(free, weight, filtered)
-
-
-def _may_branch(flag: torch.Tensor) -> bool:
-    """Whether Python may look at ``flag``: not in a traced graph, not where it would wait for an accelerator."""
-    tracing = torch.jit.is_tracing()  # pyright: ignore[reportPrivateImportUsage]
-    traced = tracing or torch.compiler.is_compiling() or type(flag) is not torch.Tensor
-    return flag.device.type == "cpu" and not traced
 
 
 def _build(

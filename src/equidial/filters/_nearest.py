@@ -19,6 +19,10 @@ above, by which the dial can leave 0 again (theory 4, the derivative in the dial
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numpy
 import torch
 
 from equidial.errors import StateError, explain
@@ -43,53 +47,61 @@ def cone_multiplier(a: torch.Tensor, energy: torch.Tensor, budget: torch.Tensor)
     (exactly so for one cluster on each side), so Newton's method on it converges in a few steps; a shrinking
     bracket keeps it safe.
     """
-    positive = torch.where(a > 0, a * energy, torch.zeros_like(a))
-    negative = torch.where(a < 0, -a * energy, torch.zeros_like(a))
+    if a.device.type == "cpu" and a.dtype == torch.float64:
+        # a few numbers: numpy calls cost a tenth of torch's
+        with numpy.errstate(all="ignore"):  # steps that are thrown away may overflow
+            root = _root(numpy, a.numpy(), energy.numpy(), budget.numpy(), True)
+        return torch.tensor(float(root), dtype=a.dtype)
+    return _root(torch, a, energy, budget, False)  # reading a number from an accelerator would wait for it
 
-    def parts(mu: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+
+def _root(xp: Any, a: Any, energy: Any, budget: Any, may_stop: bool) -> Any:
+    """:func:`cone_multiplier` on arrays of ``xp``, numpy or torch; ``may_stop``: as soon as it has converged."""
+    zero, one = xp.zeros_like(a), xp.ones_like(a)
+    positive, negative = xp.where(a > 0, a * energy, zero), xp.where(a < 0, -a * energy, zero)
+
+    def parts(mu: Any) -> tuple[Any, Any, Any, Any]:
         raw = 1 + mu * a
         capped = raw < 1 / GAIN_CAP
-        d = torch.where(capped, torch.full_like(raw, 1 / GAIN_CAP), raw)
+        d = xp.where(capped, one / GAIN_CAP, raw)
         p = (positive / d**2).sum()
         n = (negative / d**2).sum() + budget**2
         dp = (-2 * positive * a / d**3).sum()
-        dn = torch.where(capped, torch.zeros_like(a), -2 * negative * a / d**3).sum()
+        dn = xp.where(capped, zero, -2 * negative * a / d**3).sum()
         return p, n, dp, dn
 
-    tiny = torch.finfo(a.dtype).tiny
-    zero = torch.zeros_like(budget)
-    p0, n0, _, _ = parts(zero)
+    least, nothing = xp.zeros_like(budget) + xp.finfo(a.dtype).tiny, xp.zeros_like(budget)
+    p0, n0, _, _ = parts(nothing)
     inside = p0 <= n0
     # a / (1 + mu a)^2 <= 1 / (4 mu): P(mu) <= sum_(a>0) c^2 / (4 mu), and N(mu) >= N(0)
-    low, high = zero, torch.where(a > 0, energy, torch.zeros_like(a)).sum() / (4 * n0.clamp_min(tiny))
+    low, high = nothing, xp.where(a > 0, energy, zero).sum() / (4 * xp.maximum(n0, least))
     # where the first component reaches the cap: mostly the root lies before, and there h is smooth
-    steepest = torch.where(negative > 0, -a, torch.zeros_like(a)).amax()
-    kink = (1 - 1 / GAIN_CAP) / steepest.clamp_min(tiny)
+    steepest = xp.where(negative > 0, -a, zero).max()
+    kink = (1 - 1 / GAIN_CAP) / xp.maximum(steepest, least)
     p, n, _, _ = parts(kink)
     before = (steepest > 0) & (p <= n)
-    high = torch.where(before, torch.minimum(high, kink), high)
-    low = torch.where((steepest > 0) & ~before, kink, low)
+    high = xp.where(before, xp.minimum(high, kink), high)
+    low = xp.where((steepest > 0) & ~before, kink, low)
     mu, last = low, 2 * high
-    may_stop = a.device.type == "cpu"  # reading a number from an accelerator would wait for it
     for _ in range(_NEWTON_STEPS):
         p, n, dp, dn = parts(mu)
         below = p > n  # the root lies above mu
-        low, high = torch.where(below, mu, low), torch.where(below, high, mu)
-        p, n = p.clamp_min(tiny), n.clamp_min(tiny)
-        value = p.rsqrt() - n.rsqrt()
-        slope = -0.5 * dp * p.rsqrt() / p + 0.5 * dn * n.rsqrt() / n
-        step = mu - value / slope.clamp_min(tiny)
+        low, high = xp.where(below, mu, low), xp.where(below, high, mu)
+        p, n = xp.maximum(p, least), xp.maximum(n, least)
+        value = 1 / xp.sqrt(p) - 1 / xp.sqrt(n)
+        slope = -0.5 * dp / xp.sqrt(p) / p + 0.5 * dn / xp.sqrt(n) / n
+        step = mu - value / xp.maximum(slope, least)
         # Newton while its steps at least halve or are down to rounding, else bisection on the scale of logarithms
-        small = ((step - mu).abs() <= last / 2) | ((step - mu).abs() <= 1e-14 * mu)
-        safe = torch.isfinite(step) & (step >= low) & (step <= high) & small
-        middle = torch.where(low > 0, (low * high).sqrt(), high / 16)
-        following = torch.where(safe, step, middle)
-        mu, last = following, (following - mu).abs()
+        small = (abs(step - mu) <= last / 2) | (abs(step - mu) <= 1e-14 * mu)
+        safe = xp.isfinite(step) & (step >= low) & (step <= high) & small
+        middle = xp.where(low > 0, xp.sqrt(low * high), high / 16)
+        following = xp.where(safe, step, middle)
+        mu, last = following, abs(following - mu)
         if may_stop and bool(last <= 1e-15 * mu):
             break
-    none_below = (n0 <= tiny) & ~inside
-    mu = torch.where(none_below, torch.full_like(mu, torch.inf), mu)
-    return torch.where(inside, torch.zeros_like(mu), mu)
+    none_below = (n0 <= least) & ~inside
+    mu = xp.where(none_below, nothing + math.inf, mu)
+    return xp.where(inside, nothing, mu)
 
 
 @cone_multiplier.register_fake

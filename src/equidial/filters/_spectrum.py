@@ -15,13 +15,14 @@ filters are ``sum_k f_k P_k W``. Ways to get there, chosen by :mod:`equidial.fil
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import Any, Literal
 
 import torch
 
 from equidial.filters._constraint import Constraint
+from equidial.filters._products import energies, recombined, runs_on_cpu
 from equidial.representations import BlockBasis, Eigenbasis
 
 Method = Literal["closed_form", "dense", "isotypic", "casimir", "chebyshev", "lanczos", "subspace", "cg"]
@@ -74,6 +75,11 @@ class Spectrum(ABC):
     def synthesise(self, coefficients: Any, factors: torch.Tensor) -> torch.Tensor:
         """``sum_k factors[k] P_k W`` as a weight."""
 
+    def split(self, weight: torch.Tensor) -> tuple[Callable[[], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+        """``energies()`` and ``recombine(factors)`` of one weight: what a filter does, in the cheapest way."""
+        coefficients = self.analyse(weight)
+        return lambda: self.energies(coefficients), lambda factors: self.synthesise(coefficients, factors)
+
     def smallest_sigma(self) -> float:
         """The smallest singular value; 0 where the space holds exactly symmetric weights."""
         return float(self.sigma[0])
@@ -106,6 +112,10 @@ class Spectrum(ABC):
 
 _WIDTH = 18
 """Columns up to which weights are laid side by side; measured: a product 9 wide costs twice one 18 wide."""
+
+
+_MANY = 4
+"""Rows per column from which components are made in pieces."""
 
 
 class BasisSpectrum(Spectrum):
@@ -142,6 +152,25 @@ class BasisSpectrum(Spectrum):
         basis, rows, index, tensors = self._laid_out(coefficients)
         flat = basis.combine(rows * factors[index], tensors).reshape(coefficients.shape)
         return flat if self.constraint.invariant else flat.unflatten(-1, self.constraint.shape)
+
+    def split(self, weight: torch.Tensor) -> tuple[Callable[[], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
+        """Where many rows meet a small basis and Python runs: without the components in memory."""
+        flat = self._flat(weight)
+        basis, rows, index, tensors = self._laid_out(flat)
+        if (
+            len(basis.blocks) > 1
+            or basis.order is not None
+            or rows.numel() < _MANY * rows.shape[-1]
+            or not runs_on_cpu(rows)
+        ):
+            return super().split(weight)
+        rows, columns = rows.reshape(-1, rows.shape[-1]), tensors[0]
+
+        def recombine(factors: torch.Tensor) -> torch.Tensor:
+            found = recombined(rows, columns, index, factors).reshape(flat.shape)
+            return found if self.constraint.invariant else found.unflatten(-1, self.constraint.shape)
+
+        return lambda: energies(rows, columns, index, len(self.sigma)), recombine
 
     def _laid_out(self, flat: torch.Tensor) -> tuple[BlockBasis, torch.Tensor, torch.Tensor, tuple[torch.Tensor, ...]]:
         """The basis, ``flat`` with rows side by side where their number allows it, clusters, tensors of the basis."""

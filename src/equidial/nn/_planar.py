@@ -16,7 +16,8 @@ from equidial.nn._features import Kernel
 from equidial.nn._frequencies import Frequencies
 from equidial.nn._samples import GroupSamples
 
-_OMEGA = {"x": 10.0, "y": 10.0, "rotation": 10 / math.pi, "flip": 1.0}
+OMEGA = {"x": 10.0, "y": 10.0, "rotation": 10 / math.pi, "flip": 1.0}
+"""Frequencies of ``u^-1 v`` that a layer takes unless told otherwise."""
 
 
 class _PlanarConv(ContinuousConv):
@@ -79,7 +80,7 @@ class _PlanarConv(ContinuousConv):
             samples=samples,
             lifts=self.lifts,
             relative_axes=axes,
-            omega=as_frequencies("omega", omega, axes, learn_omega, {axis: _OMEGA[axis] for axis in axes}),
+            omega=as_frequencies("omega", omega, axes, learn_omega, {axis: OMEGA[axis] for axis in axes}),
             omega_prime=as_frequencies("omega_prime", given, absolute, learn_omega_prime),
             harmonics=harmonics,
             relative_angle=relative_angle,
