@@ -1,9 +1,9 @@
 """Partial group convolutions: layers that keep a learned part of the rotations (Romero and Lohit, NeurIPS 2022).
 
-Written from the mathematics: ``h(u) = sum_v k(u^-1 v) f(v)`` for ``u`` in the support ``[-pi s, pi s]`` alone, with
-one learned ``s`` in ``(0, 1]`` per layer. Here the samples of a layer are the uniform grid shrunk by ``s``: every sample
-depends on ``s``, all of the gradient reaches it, evaluation is deterministic, and the number of samples never changes.
-``s = 1`` is the strict group convolution.
+Written from the mathematics: ``h(u) = sum_v k(u^-1 v) f(v)`` for ``u`` in the support ``[-pi s, pi s]`` alone, where
+``s`` in ``(0, 1]`` is learned, one per layer. Here the samples of a layer are the uniform grid shrunk by ``s``: every
+sample depends on ``s``, all of the gradient reaches it, evaluation is deterministic, and the number of samples never
+changes. ``s = 1`` is the strict group convolution.
 """
 
 from __future__ import annotations
@@ -44,10 +44,16 @@ class PartialSamples(GroupSamples):
         if not 0 < support <= 1:
             raise ArgumentError(explain("a support in (0, 1]", repr(support), "1 is the whole circle"))
         value = torch.tensor(float(support))
+        self.support: torch.Tensor
         if learned:
             self.support = nn.Parameter(value)
         else:
             self.register_buffer("support", value)
+
+    @property
+    def share(self) -> float:
+        """The support as it acts, within ``[0.001, 1]``."""
+        return float(_clamped(self.support.detach()))
 
     def angles(self, like: torch.Tensor) -> torch.Tensor:
         """``[N]``, with the gradient of the support."""
@@ -56,7 +62,7 @@ class PartialSamples(GroupSamples):
 
     def extra_repr(self) -> str:
         """One line for ``print(model)``."""
-        return f"{self.group.name}, support={float(self.support.detach()):.3g}"
+        return f"{self.group.name}, support={self.share:.3g}"
 
 
 @dataclass
@@ -209,4 +215,4 @@ class _ClampedInside(torch.autograd.Function):
 
 
 def _clamped(x: torch.Tensor) -> torch.Tensor:
-    return _ClampedInside.apply(x)  # pyright: ignore[reportReturnType]
+    return _ClampedInside.apply(x)

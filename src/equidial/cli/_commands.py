@@ -19,9 +19,10 @@ import equidial as ed
 from equidial.adapters import configured_size, example_images
 from equidial.certificates import check_statistics
 from equidial.cli._options import Certify, CertifySampled, Diagnose, Measure, Push
+from equidial.cli._reproduce import Reproduce
 from equidial.data import load_images, loader
 from equidial.errors import ArgumentError, EquidialWarning, GroupActionError, explain
-from equidial.recipes import Adapt, Demo, check_fits, load_model
+from equidial.recipes import Adapt, Demo, Mnist6180, check_fits, load_model, mnist6_180, nonstationary_cifar
 from equidial.recipes.adapt import Outcome, Progress, run
 
 
@@ -217,6 +218,21 @@ def _read_config(path: Path) -> ed.SoftEquivarianceConfig:
     return ed.SoftEquivarianceConfig.from_dict(document.get("config", document))
 
 
+def reproduce(command: Reproduce) -> None:
+    """Run what is left of a study, then write its page."""
+    from equidial.reporting import write_study
+
+    recipe = command.recipe
+    with _bar(unit="training") as bar:
+        step = _progress(bar)
+        if isinstance(recipe, Mnist6180):
+            mnist6_180.run(recipe, step)
+        else:
+            nonstationary_cifar.run(recipe, step)
+    print(write_study(recipe.output).read_text())
+    print(f"results: {recipe.output / 'results.md'}")
+
+
 COMMANDS: tuple[tuple[str, type, Callable[[Any], None], str], ...] = (
     ("demo", Demo, demo, "Embedded model and data, no network: adapt, measure, certify, fold, report."),
     ("adapt", Adapt, adapt, "Adapt a pretrained image classifier at several dial positions."),
@@ -224,6 +240,7 @@ COMMANDS: tuple[tuple[str, type, Callable[[Any], None], str], ...] = (
     ("certify", Certify, certify, "Bounds of every symmetric tensor of a plain or folded model."),
     ("diagnose", Diagnose, diagnose, "What breaks the symmetry of a network, by how much, and what to do."),
     ("certify-sampled", CertifySampled, certify_sampled, "Bounds of a network's error, with a confidence, from data."),
+    ("reproduce", Reproduce, reproduce, "An experiment of the papers, from data to its page of results."),
     ("push", Push, push, "Put a saved folder on the Hugging Face hub (log in first: hf auth login)."),
 )
 

@@ -159,20 +159,12 @@ class Coordinates:
     def harmonic(self) -> int:
         """The integer harmonic of ``u`` that the kernel sees, with ``harmonics=True``.
 
-        Raises ``ArgumentError`` where it is no integer ``>= 0`` or exceeds the number of samples.
+        More than there are samples is allowed and aliases: ``k`` is ``k mod N`` then. Raises ``ArgumentError`` where it
+        is no integer ``>= 0``.
         """
-        value, samples = self.omega_prime.value("rotation"), self.samples
+        value = self.omega_prime.value("rotation")
         if value < 0 or value != round(value):
             raise ArgumentError(explain("an integer harmonic >= 0", f"{value:g}", "round it, or use harmonics=False"))
-        if samples is not None and value > samples.rotations:
-            n = samples.rotations
-            raise ArgumentError(
-                explain(
-                    f"a harmonic that {n} samples can tell from lower ones",
-                    f"{value:g}, which they take for {int(value) % n}",
-                    "take more samples or a lower harmonic",
-                )
-            )
         return int(value)
 
     def check_harmonics(self) -> None:
@@ -199,8 +191,9 @@ class Coordinates:
         found = f"omega' = {k:g} for rotations with {n} samples"
         if k < n:
             return f"{found}: from {n / 2:g} on, frequencies fold back, and more does not relax further"
-        strict = f"; harmonic {k:g} is harmonic 0 there, the layer is strict" if self.harmonics else ""
-        return f"{found}: from {n} on, frequencies alias{strict}"
+        same = f"; harmonic {k:g} is harmonic {int(k) % n}" if self.harmonics else ""
+        strict = ", the layer is strict" if self.harmonics and int(k) % n == 0 else ""
+        return f"{found}: from {n} on, frequencies alias{same}{strict}"
 
     def kept_subgroup(self) -> int:
         """The order of the rotations under which an integer harmonic leaves the kernel as it is; 1 elsewhere."""

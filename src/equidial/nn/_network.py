@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import torch
 from torch import nn
 
-from equidial.errors import ArgumentError, StateError, explain
+from equidial.errors import ArgumentError, EquidialWarning, StateError, explain
 from equidial.nn._continuous import ContinuousConv
 from equidial.nn._coordinates import SPACE
 from equidial.nn._defects import in_float64
@@ -29,23 +30,20 @@ def set_samples(model: nn.Module, rotations: int) -> nn.Module:
     """Sample ``rotations`` rotations in every layer from now on; returns the model.
 
     The Haar weights keep the scale of the sums, so that a trained network runs on with another number; a strict one
-    becomes equivariant to the finer grid as far as its layers resolve it. Raises ``ArgumentError`` for a number that
-    integer harmonics do not fit (no layer is changed then) and for a model without samples.
+    becomes equivariant to the finer grid as far as its layers resolve it. Warns (``EquidialWarning``) where
+    frequencies fold or alias at that number. Raises ``ArgumentError`` for a model without samples or a number below 1
+    (no layer is changed then).
     """
-    layers = [m for m in model.modules() if isinstance(m, ContinuousConv) and m.samples is not None]
     samples = {id(m): m for m in model.modules() if isinstance(m, GroupSamples)}
     if not samples:
         raise ArgumentError(explain("a model with layers on a group axis", f"a {type(model).__name__}", "lift first"))
-    before = {key: m.rotations for key, m in samples.items()}
-    try:
-        for m in samples.values():
-            m.resize(rotations)
-        for layer in layers:
-            layer.coordinates.check_harmonics()
-    except ArgumentError:
-        for key, m in samples.items():
-            m.resize(before[key])
-        raise
+    if isinstance(rotations, bool) or not isinstance(rotations, int) or rotations < 1:
+        raise ArgumentError(explain("a number of rotations >= 1", repr(rotations), "e.g. 8"))
+    for m in samples.values():
+        m.resize(rotations)
+    for name, layer in model.named_modules():
+        if isinstance(layer, ContinuousConv) and (found := layer.coordinates.alias()):
+            warnings.warn(f"{name or type(layer).__name__}: {found}", EquidialWarning, stacklevel=2)
     return model
 
 

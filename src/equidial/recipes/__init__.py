@@ -1,7 +1,31 @@
 """Recipes: one readable script and one dataclass per experiment."""
 
+from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
 from equidial.recipes._models import SPECIFICATIONS, check_fits, load_model, load_weights
+from equidial.recipes._study import Study, Training, fit, study_records
 from equidial.recipes.adapt import Adapt, Outcome
 from equidial.recipes.demo import Demo
+from equidial.recipes.mnist6_180 import NAME as MNIST6_180
+from equidial.recipes.mnist6_180 import Mnist6180
+from equidial.recipes.nonstationary_cifar import NAME as NONSTATIONARY_CIFAR
+from equidial.recipes.nonstationary_cifar import NonstationaryCifar
 
-__all__ = ["SPECIFICATIONS", "Adapt", "Demo", "Outcome", "check_fits", "load_model", "load_weights"]
+__all__ = [
+    "MNIST6_180",
+    "NONSTATIONARY_CIFAR",
+    "SPECIFICATIONS",
+    "Adapt",
+    "Demo",
+    "GroupResNet",
+    "GroupResNetConfig",
+    "Mnist6180",
+    "NonstationaryCifar",
+    "Outcome",
+    "Study",
+    "Training",
+    "check_fits",
+    "fit",
+    "load_model",
+    "load_weights",
+    "study_records",
+]

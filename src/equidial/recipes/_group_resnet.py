@@ -43,6 +43,7 @@ class GroupResNetConfig:
         method: ``"strict"``, ``"soft"`` (relaxed in rotation), ``"partial"`` (learned support).
         omega_prime: of ``"soft"``, by axis: ``"rotation"``, ``"translation"``; the axes that are left out are strict.
         learned: whether ``omega'`` is learned, per layer.
+        harmonics: the absolute angle enters as an integer harmonic.
         shortcut: a convolution on every shortcut (``"always"``, as paper B's soft network has) or only where channels
             change (``"needed"``, as its strict one).
     """
@@ -56,6 +57,7 @@ class GroupResNetConfig:
     method: Method = "strict"
     omega_prime: Mapping[str, float] | None = None
     learned: bool = False
+    harmonics: bool = False
     shortcut: Shortcut = "needed"
 
     def __post_init__(self) -> None:
@@ -142,6 +144,7 @@ class _Maker:
             group=self.samples,
             omega={"translation": _OMEGA["translation"]},
             omega_prime=self._relaxation(),
+            harmonics=self.config.harmonics,
             kernel=self.wide,
             nonlinearity="linear",
         )
@@ -172,6 +175,7 @@ class _Maker:
             group=self.samples,
             omega=_OMEGA,
             omega_prime=self._relaxation(),
+            harmonics=self.config.harmonics,
             kernel=self.wide,
         )
 

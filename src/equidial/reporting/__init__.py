@@ -3,6 +3,7 @@
 from equidial.reporting._pictures import DialPictures, dial_pictures
 from equidial.reporting._report import write_diagnosis, write_report
 from equidial.reporting._runs import DIAGNOSIS_FILE, Run, read_run
+from equidial.reporting._studies import write_study
 from equidial.reporting._table import write_table
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "read_run",
     "write_diagnosis",
     "write_report",
+    "write_study",
     "write_table",
 ]

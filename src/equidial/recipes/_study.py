@@ -1,0 +1,208 @@
+"""What experiments from scratch share: a run folder that can be interrupted, and a training loop that can be resumed.
+
+A study is many trainings, each with a key of its own (method, seed, ...). Its folder holds ``config.json``,
+``metrics.jsonl`` with one finished training a line, and checkpoints of the one that is under way. The same command on
+the same folder goes on where it ended, and ends with the numbers of an uninterrupted run: every epoch draws from
+generators seeded by ``(seed, epoch)``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+import equidial as ed
+from equidial.baselines import PartialSamples
+from equidial.errors import ArgumentError, explain
+from equidial.nn import learned_frequencies
+
+Key = Mapping[str, Any]
+Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+Progress = Callable[[int, int, str], None]
+"""Called with (trainings done, trainings in all, what is going on)."""
+
+
+_LOG = "metrics.jsonl"
+
+
+def study_records(folder: Path) -> list[dict[str, Any]]:
+    """The finished trainings of a study; a line that an interruption cut short is none."""
+    log, found = folder / _LOG, []
+    for line in log.read_text().splitlines() if log.is_file() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return found
+
+
+class Study:
+    """The folder of a study. Raises ``ArgumentError`` for a folder that holds another one, or other files."""
+
+    def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]):
+        self.folder, self.log = folder, folder / _LOG
+        wanted = json.loads(json.dumps({"recipe": name, "settings": dict(settings)}, default=str))
+        config = folder / "config.json"
+        if config.is_file():
+            found = json.loads(config.read_text())
+            if {k: found.get(k) for k in wanted} != wanted:
+                raise ArgumentError(
+                    explain(
+                        f"a new folder, or that of this very study ({name} with the same settings)",
+                        f"{folder}, which holds {found.get('recipe', 'another run')} with other settings",
+                        "choose another --output, or the settings of its config.json",
+                    )
+                )
+        elif folder.exists() and any(folder.iterdir()):
+            raise ArgumentError(explain("a new or empty folder", f"{folder}, which holds files", "choose --output"))
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+            about = {"equidial": ed.__version__, "torch": torch.__version__, "python": platform.python_version()}
+            _write(config, json.dumps(wanted | {"made_with": about}, indent=2) + "\n")
+
+    def finished(self, key: Key) -> dict[str, Any] | None:
+        """The record of a training that is done."""
+        plain = json.loads(json.dumps(key))
+        return next((r for r in study_records(self.folder) if all(r.get(k) == v for k, v in plain.items())), None)
+
+    def finish(self, key: Key, result: Mapping[str, Any]) -> dict[str, Any]:
+        """Write a record and drop its checkpoint."""
+        record = {**key, **result}
+        text = self.log.read_text() if self.log.is_file() else ""
+        with self.log.open("a") as file:
+            file.write(("\n" if text and not text.endswith("\n") else "") + json.dumps(record) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self.checkpoint(key).unlink(missing_ok=True)
+        return record
+
+    def checkpoint(self, key: Key) -> Path:
+        """Where the training with this key keeps its state."""
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+        return self.folder / f"checkpoint-{digest}.pt"
+
+
+@dataclass(frozen=True)
+class Training:
+    """Adam with linear warm-up and cosine decay to 0, step by step; learned frequencies have a rate of their own.
+
+    Attributes:
+        epochs, batch_size: passes over the images, images a step.
+        learning_rate: of weights, at the top.
+        symmetry_rate: of learned ``omega'`` and supports, with the same course.
+        penalty: ``lambda`` of ``lambda * sum omega'^2``, added to the mean loss.
+        warmup: epochs of linear rise.
+    """
+
+    epochs: int
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    symmetry_rate: float = 1e-3
+    penalty: float = 0.0
+    warmup: float = 0.0
+
+
+def fit(
+    model: nn.Module,
+    x: torch.Tensor,
+    y: torch.Tensor,
+    training: Training,
+    seed: int,
+    augment: Augment | None = None,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Train a classifier on images in memory; one entry per epoch: loss, learned frequencies and supports, seconds.
+
+    ``checkpoint``: written after every epoch, read at the start if it is there; the result is the same. ``augment``
+    gets a batch and a generator. The last weights are kept: none are chosen by looking.
+    """
+    partial = [m for m in model.modules() if isinstance(m, PartialSamples)]
+    symmetry = [*learned_frequencies(model), *(m.support for m in partial if isinstance(m.support, nn.Parameter))]
+    own = {id(p) for p in symmetry}
+    weights = [p for p in model.parameters() if id(p) not in own]
+    groups: list[dict[str, Any]] = [{"params": weights, "lr": training.learning_rate}]
+    groups += [{"params": symmetry, "lr": training.symmetry_rate}] if symmetry else []
+    optimizer = torch.optim.Adam(groups)
+    steps = -(-len(x) // training.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda t: _course(t, steps * training.epochs, training.warmup * steps)
+    )
+    history: list[dict[str, Any]] = []
+    if checkpoint is not None and checkpoint.is_file():
+        state = torch.load(checkpoint, weights_only=True)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        history = json.loads(state["history"])
+    for epoch in range(len(history), training.epochs):
+        start = time.perf_counter()
+        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+        torch.manual_seed(1_000_003 * seed + epoch)  # dropout, random offsets
+        model.train()
+        total = 0.0
+        for rows in torch.randperm(len(x), generator=generator).split(training.batch_size):
+            images = x[rows] if augment is None else augment(x[rows], generator)
+            loss = functional.cross_entropy(model(images), y[rows])
+            total += float(loss.detach()) * len(rows)
+            if training.penalty and learned_frequencies(model):
+                loss = loss + training.penalty * ed.relaxation_penalty(model, 2)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        entry = {
+            "loss": total / len(x),
+            "omega_prime": [float(p.detach()) for p in learned_frequencies(model)],
+            "support": [m.share for m in partial],
+            "seconds": time.perf_counter() - start,
+        }
+        history.append(entry)
+        if checkpoint is not None:
+            unfinished = checkpoint.with_suffix(".partial")
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {"schedule": schedule.state_dict(), "history": json.dumps(history)}
+            torch.save(state, unfinished)
+            unfinished.replace(checkpoint)
+        if on_epoch is not None:
+            on_epoch(epoch + 1, entry["loss"])
+    return history
+
+
+def logits(model: nn.Module, x: torch.Tensor, batch_size: int = 250) -> torch.Tensor:
+    """``[n, classes]`` in evaluation mode."""
+    model.eval()
+    with torch.no_grad():
+        return torch.cat([model(part) for part in x.split(batch_size)])
+
+
+def turn_error(model: nn.Module, x: torch.Tensor) -> float:
+    """The mean over images of ``||f(g x) - f(x)|| / ||f(x)||``, the largest over the three quarter turns."""
+    still = logits(model, x)
+    size = still.norm(dim=1).clamp_min(1e-12)
+    moved = [logits(model, torch.rot90(x, k, (-2, -1))) for k in (1, 2, 3)]
+    return max(float(((m - still).norm(dim=1) / size).mean()) for m in moved)
+
+
+def _course(step: int, total: int, warmup: float) -> float:
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return (1 + math.cos(math.pi * min((step - warmup) / max(total - warmup, 1), 1))) / 2
+
+
+def _write(file: Path, text: str) -> None:
+    partial = file.with_suffix(".partial")
+    partial.write_text(text)
+    partial.replace(file)

@@ -1,0 +1,213 @@
+"""Studies from scratch: the network of paper B, folders that resume, pages from what is in them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import equidial as ed
+from equidial.cli import main
+from equidial.recipes import (
+    GroupResNet,
+    GroupResNetConfig,
+    Mnist6180,
+    NonstationaryCifar,
+    Study,
+    Training,
+    fit,
+    mnist6_180,
+    nonstationary_cifar,
+    study_records,
+)
+from equidial.recipes._study import turn_error
+from equidial.reporting import write_study
+
+SOFT = {"method": "soft", "omega_prime": {"rotation": 1.0}}
+SMALL = {"in_channels": 1, "classes": 2, "rotations": 4, "widths": (2, 3), "kernel_size": 3, "features": 6}
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({}, 451_898),
+        ({"classes": 100}, 457_748),
+        ({**SOFT, "shortcut": "always"}, 469_802),
+        ({**SOFT, "shortcut": "always", "classes": 100}, 475_652),
+        ({"method": "soft", "omega_prime": {"translation": 1.0}}, 452_282),
+        ({"shortcut": "always"}, 469_610),  # strict, but with the shortcuts of the soft network: like for like
+    ],
+)
+def test_parameters_are_as_many_as_in_the_paper(settings: dict[str, Any], count: int) -> None:
+    model = GroupResNet(GroupResNetConfig(**settings))
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+def test_the_strict_network_is_invariant_and_the_soft_one_at_0_is_strict() -> None:
+    torch.manual_seed(0)
+    strict = GroupResNet(GroupResNetConfig(**SMALL)).eval()
+    soft = GroupResNet(GroupResNetConfig(**SMALL, method="soft", omega_prime={"rotation": 0.0})).eval()
+    missing = soft.load_state_dict(strict.state_dict(), strict=False)
+    assert all(key.endswith("features.absolute.weight") for key in missing.missing_keys)
+    assert not missing.unexpected_keys
+    x = torch.randn(4, 1, 12, 12)
+    assert turn_error(strict, x) < 1e-5
+    assert torch.equal(strict(x), soft(x))
+    relaxed = GroupResNet(GroupResNetConfig(**SMALL, **SOFT)).eval()
+    assert turn_error(relaxed, x) > 1e-2
+
+
+def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
+    x, y = torch.randn(24, 1, 12, 12), torch.randint(2, (24,))
+    plan = Training(epochs=3, batch_size=8, learning_rate=1e-2, symmetry_rate=1e-2, penalty=0.1, warmup=1)
+
+    def network() -> GroupResNet:
+        torch.manual_seed(0)
+        return GroupResNet(GroupResNetConfig(**SMALL, method="soft", omega_prime={"rotation": 0.1}, learned=True))
+
+    whole, history = network(), None
+    history = fit(whole, x, y, plan, seed=1)
+
+    class Stop(Exception):
+        pass
+
+    def stop(epoch: int, loss: float) -> None:
+        if epoch == 2:
+            raise Stop
+
+    file = tmp_path / "state.pt"
+    with pytest.raises(Stop):
+        fit(network(), x, y, plan, seed=1, checkpoint=file, on_epoch=stop)
+    resumed = network()
+    torch.randn(5)  # another state of the global generator
+    found = fit(resumed, x, y, plan, seed=1, checkpoint=file)
+    assert [e["loss"] for e in found] == [e["loss"] for e in history]
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_study_keeps_what_is_finished(tmp_path: Path) -> None:
+    study, key = Study(tmp_path / "run", "name", {"a": 1}), {"seed": 0}
+    study.checkpoint(key).write_text("state")
+    study.finish(key, {"accuracy": 0.5})
+    assert not study.checkpoint(key).exists()
+    with study.log.open("a") as file:
+        file.write('{"seed": 1, "accu')  # the machine went away
+    again = Study(tmp_path / "run", "name", {"a": 1})
+    assert again.finished(key) == {"seed": 0, "accuracy": 0.5}
+    assert again.finished({"seed": 1}) is None
+    again.finish({"seed": 1}, {"accuracy": 0.75})
+    assert [r["seed"] for r in study_records(tmp_path / "run")] == [0, 1]
+
+
+def mnist(folder: Path) -> Path:
+    """Strokes for sixes, blots for eights."""
+    rng = np.random.default_rng(0)
+    arrays: dict[str, Any] = {}
+    for part, count in (("train", 24), ("test", 12)):
+        digits = np.tile([6, 8], count // 2)
+        x = rng.integers(0, 60, (count, 28, 28))
+        x[digits == 6, 4:10, 4:24] += 180
+        x[digits == 8, 10:18, 10:18] += 180
+        arrays |= {f"x_{part}": x.astype(np.uint8), f"y_{part}": digits}
+    np.savez(folder / "mnist.npz", **arrays)
+    return folder / "mnist.npz"
+
+
+def cifar(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    parts = {"train": 20, "test": 8}
+    arrays: dict[str, Any] = {f"x_{p}": rng.integers(0, 255, (n, 32, 32, 3), dtype=np.uint8) for p, n in parts.items()}
+    arrays |= {f"y_{p}": np.arange(n) % 3 for p, n in parts.items()}
+    np.savez(folder / "cifar.npz", **arrays)
+    return folder / "cifar.npz"
+
+
+def test_mnist6_180_runs_resumes_and_writes_its_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = Mnist6180(
+        data=mnist(tmp_path), output=tmp_path / "run", seeds=(0,), rotations=4, epochs=1, methods=("strict", "learned")
+    )
+    first = mnist6_180.run(replace(recipe, output=tmp_path / "other"))
+    options = ["--seeds", "0", "--rotations", "4", "--epochs", "1", "--methods", "strict", "learned"]
+    command = ["reproduce", "mnist6-180", "--data", str(recipe.data), "--output", str(recipe.output), *options]
+    assert main(command) == 0
+    assert "half turn" in (recipe.output / "config.json").read_text() + capsys.readouterr().out
+    records = study_records(recipe.output)
+    untimed = [{k: v for k, v in r.items() if "seconds" not in k} for r in records]
+    assert untimed == [{k: v for k, v in r.items() if "seconds" not in k} for r in first]
+    half = next(r for r in records if (r["task"], r["method"]) == ("half turn", "strict"))
+    assert half["accuracy"] == 0.5  # as many right as wrong: a network that cannot tell
+    assert main(command) == 0  # nothing left to do
+    assert len(study_records(recipe.output)) == len(records)
+    page = (recipe.output / "results.md").read_text()
+    assert "| strict | 50.0 | 50.0 |" in page
+    assert (recipe.output / "results.png").stat().st_size > 5000
+
+
+def test_the_cifar_study_tunes_then_runs_and_writes_its_page(tmp_path: Path) -> None:
+    recipe = NonstationaryCifar(
+        data=str(cifar(tmp_path)),
+        output=tmp_path / "run",
+        seeds=(0,),
+        rotations=(4,),
+        methods=("strict", "soft", "learned", "partial"),
+        augmentations=("crop-flip",),
+        curve=(2,),
+        epochs=1,
+    )
+    records = nonstationary_cifar.run(recipe)
+    assert [r["part"] for r in records].count("main") == 4
+    for method in ("soft", "learned", "partial"):
+        tuned = {r["setting"]: r["validation"] for r in records if (r["part"], r["method"]) == ("tune", method)}
+        (chosen,) = [r["setting"] for r in records if (r["part"], r["method"]) == ("main", method)]
+        assert tuned[chosen] == max(tuned.values())
+    curve = {r["setting"]: max(r["defects"]) for r in records if r["part"] == "curve"}
+    assert curve[0.0] == curve[2.0] == 0 < curve[1.0]
+    assert curve[3.0] > 0
+    page = write_study(recipe.output).read_text()
+    assert "paper B" in page
+    assert "| 2 | 1 |" in page
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": Path("nowhere.npz")}, "mnist.npz"),
+        ({"methods": ("exact",)}, "methods"),
+        ({"tasks": ()}, "tasks"),
+        ({"seeds": ()}, "seeds"),
+        ({"rotations": 3}, "even"),
+        ({"penalty": -1.0}, "penalty"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    recipe = replace(Mnist6180(data=mnist(tmp_path), output=tmp_path / "run"), **change)
+    with pytest.raises(ed.errors.ArgumentError, match=words):
+        mnist6_180.run(recipe)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_study_or_other_files_are_not_overwritten(tmp_path: Path) -> None:
+    Study(tmp_path / "run", "name", {"a": 1})
+    with pytest.raises(ed.errors.ArgumentError, match="other settings"):
+        Study(tmp_path / "run", "name", {"a": 2})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("x")
+    with pytest.raises(ed.errors.ArgumentError, match="holds files"):
+        Study(tmp_path / "mine", "name", {"a": 1})
+    for folder in (tmp_path / "mine", tmp_path / "run"):
+        with pytest.raises(ed.errors.FileFormatError, match="study"):
+            write_study(folder)
+
+
+def test_settings_are_written_beside_the_numbers(tmp_path: Path) -> None:
+    study = Study(tmp_path / "run", "mnist6-180", {"scale": "small"})
+    found = json.loads((study.folder / "config.json").read_text())
+    assert found["made_with"]["equidial"] == ed.__version__
+    with pytest.raises(ed.errors.FileFormatError, match="finished training"):
+        write_study(study.folder)
