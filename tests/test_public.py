@@ -17,7 +17,7 @@ SOURCE = ROOT / "src" / "equidial"
 FILES = sorted(SOURCE.rglob("*.py"))
 ORDER = [
     *("errors", "_version", "groups", "representations", "filters", "certificates"),
-    *("nn", "testing", "metrics", "adapters", "integrations", "data", "recipes", "reporting", "cli"),
+    *("nn", "testing", "metrics", "adapters", "integrations", "baselines", "data", "recipes", "reporting", "cli"),
 ]
 
 

@@ -4,7 +4,18 @@ Group -> Representation -> Constraint -> Spectrum -> Filter -> soften(model)
 -> certify / measure / diagnose -> fold -> save
 """
 
-from equidial import adapters, certificates, errors, filters, groups, integrations, metrics, nn, representations
+from equidial import (
+    adapters,
+    baselines,
+    certificates,
+    errors,
+    filters,
+    groups,
+    integrations,
+    metrics,
+    nn,
+    representations,
+)
 from equidial._version import __version__
 from equidial.adapters import (
     Cause,
@@ -70,6 +81,7 @@ __all__ = [
     "TargetTable",
     "__version__",
     "adapters",
+    "baselines",
     "certificates",
     "certify",
     "certify_network",
