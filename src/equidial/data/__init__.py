@@ -1,6 +1,19 @@
-"""Image data from disk: ``.npz`` files, folders of images, and the digits that come with scikit-learn."""
+"""Data from disk: images as ``.npz`` files or folders, scikit-learn's digits, pedestrian trajectories."""
 
 from equidial.data._images import AUGMENTATIONS, Augmentation, Images, Split, loader
 from equidial.data._sources import DEMO_SIZE, demo_digits, load_images
+from equidial.data._trajectories import SCENES, Trajectories, load_trajectories
 
-__all__ = ["AUGMENTATIONS", "DEMO_SIZE", "Augmentation", "Images", "Split", "demo_digits", "load_images", "loader"]
+__all__ = [
+    "AUGMENTATIONS",
+    "DEMO_SIZE",
+    "SCENES",
+    "Augmentation",
+    "Images",
+    "Split",
+    "Trajectories",
+    "demo_digits",
+    "load_images",
+    "load_trajectories",
+    "loader",
+]

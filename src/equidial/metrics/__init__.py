@@ -30,6 +30,7 @@ from equidial.metrics._dense import (
 )
 from equidial.metrics._interpolation import interpolation_distance, resampled_windows
 from equidial.metrics._segmentation import confusion_counts, mean_iou, pixel_accuracy, pixel_kl
+from equidial.metrics._trajectories import constant_velocity, displacement_errors
 
 __all__ = [
     "DEFAULT_RADIUS",
@@ -37,7 +38,9 @@ __all__ = [
     "TokenLayout",
     "combined_accuracy",
     "confusion_counts",
+    "constant_velocity",
     "correct",
+    "displacement_errors",
     "element_name",
     "in_frame",
     "inscribed_disc",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
 import os
 import platform
@@ -27,6 +28,8 @@ import equidial as ed
 from equidial.baselines import PartialSamples
 from equidial.errors import ArgumentError, explain
 from equidial.nn import learned_frequencies
+
+logger = logging.getLogger("equidial")
 
 Key = Mapping[str, Any]
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
@@ -86,6 +89,8 @@ class Study:
             file.flush()
             os.fsync(file.fileno())
         self.checkpoint(key).unlink(missing_ok=True)
+        words = ", ".join(f"{name} {value}" for name, value in key.items())
+        logger.info("%s: %s", words, f"accuracy {result['accuracy']:.4f}" if "accuracy" in result else "done")
         return record
 
     def checkpoint(self, key: Key) -> Path:
