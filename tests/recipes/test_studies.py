@@ -21,6 +21,7 @@ from equidial.recipes import (
     Study,
     Training,
     fit,
+    fit_classifier,
     mnist6_180,
     nonstationary_cifar,
     study_records,
@@ -70,8 +71,11 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path) ->
         torch.manual_seed(0)
         return GroupResNet(GroupResNetConfig(**SMALL, method="soft", omega_prime={"rotation": 0.1}, learned=True))
 
-    whole, history = network(), None
-    history = fit(whole, x, y, plan, seed=1)
+    def loss_of(model: GroupResNet) -> Any:
+        return lambda rows, generator: torch.nn.functional.cross_entropy(model(x[rows]), y[rows])
+
+    whole = network()
+    history = fit_classifier(whole, x, y, plan, seed=1)
 
     class Stop(Exception):
         pass
@@ -80,12 +84,12 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path) ->
         if epoch == 2:
             raise Stop
 
-    file = tmp_path / "state.pt"
+    file, interrupted = tmp_path / "state.pt", network()
     with pytest.raises(Stop):
-        fit(network(), x, y, plan, seed=1, checkpoint=file, on_epoch=stop)
+        fit(interrupted, len(x), loss_of(interrupted), plan, seed=1, checkpoint=file, on_epoch=stop)
     resumed = network()
     torch.randn(5)  # another state of the global generator
-    found = fit(resumed, x, y, plan, seed=1, checkpoint=file)
+    found = fit_classifier(resumed, x, y, plan, seed=1, checkpoint=file)
     assert [e["loss"] for e in found] == [e["loss"] for e in history]
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)

@@ -2,7 +2,8 @@
 
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
 from equidial.recipes._models import SPECIFICATIONS, check_fits, load_model, load_weights
-from equidial.recipes._study import Study, Training, fit, study_records
+from equidial.recipes._study import Study, Training, fit, fit_classifier, study_records
+from equidial.recipes._trajectory_transformer import TrajectorySizes, TrajectoryTransformer
 from equidial.recipes.adapt import Adapt, Outcome
 from equidial.recipes.demo import Demo
 from equidial.recipes.mnist6_180 import NAME as MNIST6_180
@@ -23,8 +24,11 @@ __all__ = [
     "Outcome",
     "Study",
     "Training",
+    "TrajectorySizes",
+    "TrajectoryTransformer",
     "check_fits",
     "fit",
+    "fit_classifier",
     "load_model",
     "load_weights",
     "study_records",

@@ -33,6 +33,7 @@ logger = logging.getLogger("equidial")
 
 Key = Mapping[str, Any]
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
 Progress = Callable[[int, int, str], None]
 """Called with (trainings done, trainings in all, what is going on)."""
 
@@ -119,7 +120,7 @@ class Training:
     warmup: float = 0.0
 
 
-def fit(
+def fit_classifier(
     model: nn.Module,
     x: torch.Tensor,
     y: torch.Tensor,
@@ -127,12 +128,30 @@ def fit(
     seed: int,
     augment: Augment | None = None,
     checkpoint: Path | None = None,
+) -> list[dict[str, Any]]:
+    """:func:`fit` with cross-entropy on images in memory. ``augment`` gets a batch and a generator."""
+
+    def loss(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        images = x[rows] if augment is None else augment(x[rows], generator)
+        return functional.cross_entropy(model(images), y[rows])
+
+    return fit(model, len(x), loss, training, seed, checkpoint)
+
+
+def fit(
+    model: nn.Module,
+    count: int,
+    loss_of: Loss,
+    training: Training,
+    seed: int,
+    checkpoint: Path | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Train a classifier on images in memory; one entry per epoch: loss, learned frequencies and supports, seconds.
+    """Train on ``count`` examples; one entry per epoch: loss, learned frequencies and supports, seconds.
 
-    ``checkpoint``: written after every epoch, read at the start if it is there; the result is the same. ``augment``
-    gets a batch and a generator. The last weights are kept: none are chosen by looking.
+    ``loss_of(rows, generator)``: the mean loss of the examples with these indices. ``checkpoint``: written after every
+    epoch, read at the start if it is there; the result is the same. The last weights are kept: none are chosen by
+    looking.
     """
     partial = [m for m in model.modules() if isinstance(m, PartialSamples)]
     symmetry = [*learned_frequencies(model), *(m.support for m in partial if isinstance(m.support, nn.Parameter))]
@@ -141,7 +160,7 @@ def fit(
     groups: list[dict[str, Any]] = [{"params": weights, "lr": training.learning_rate}]
     groups += [{"params": symmetry, "lr": training.symmetry_rate}] if symmetry else []
     optimizer = torch.optim.Adam(groups)
-    steps = -(-len(x) // training.batch_size)
+    steps = -(-count // training.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda t: _course(t, steps * training.epochs, training.warmup * steps)
     )
@@ -158,9 +177,8 @@ def fit(
         torch.manual_seed(1_000_003 * seed + epoch)  # dropout, random offsets
         model.train()
         total = 0.0
-        for rows in torch.randperm(len(x), generator=generator).split(training.batch_size):
-            images = x[rows] if augment is None else augment(x[rows], generator)
-            loss = functional.cross_entropy(model(images), y[rows])
+        for rows in torch.randperm(count, generator=generator).split(training.batch_size):
+            loss = loss_of(rows, generator)
             total += float(loss.detach()) * len(rows)
             if training.penalty and learned_frequencies(model):
                 loss = loss + training.penalty * ed.relaxation_penalty(model, 2)
@@ -169,7 +187,7 @@ def fit(
             optimizer.step()
             schedule.step()
         entry = {
-            "loss": total / len(x),
+            "loss": total / count,
             "omega_prime": [float(p.detach()) for p in learned_frequencies(model)],
             "support": [m.share for m in partial],
             "seconds": time.perf_counter() - start,

@@ -20,7 +20,7 @@ from torch.nn import functional
 from equidial.errors import ArgumentError, FileFormatError, explain
 from equidial.nn import summary
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
-from equidial.recipes._study import Progress, Study, Training, fit, logits, turn_error
+from equidial.recipes._study import Progress, Study, Training, fit_classifier, logits, turn_error
 
 Task = Literal["half turn", "invariant"]
 Method = Literal["strict", "partial", "soft", "learned"]
@@ -158,7 +158,7 @@ def _train(recipe: Mnist6180, study: Study, key: dict[str, Any], sizes: _Sizes) 
     training = replace(sizes.training, epochs=recipe.epochs or sizes.training.epochs)
     if key["method"] == "learned":
         training = replace(training, penalty=recipe.penalty)
-    history = fit(model, x, y, training, key["seed"], checkpoint=study.checkpoint(key))
+    history = fit_classifier(model, x, y, training, key["seed"], checkpoint=study.checkpoint(key))
     hits = (logits(model, x_test).argmax(1) == y_test).float().mean()
     rows = summary(model, sizes.image)
     result = {

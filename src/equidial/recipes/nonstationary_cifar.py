@@ -23,7 +23,7 @@ from equidial.data import load_images
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.nn import summary
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
-from equidial.recipes._study import Progress, Study, Training, fit, logits, turn_error
+from equidial.recipes._study import Progress, Study, Training, fit_classifier, logits, turn_error
 
 Method = Literal["strict", "strict, all shortcuts", "partial", "soft", "learned"]
 Augmentation = Literal["none", "crop-flip"]
@@ -234,7 +234,7 @@ def _train(recipe: NonstationaryCifar, study: Study, key: dict[str, Any], data: 
     if key["method"] == "partial":
         plan = replace(plan, symmetry_rate=key["setting"])
     augment = crop_flip if key["augmentation"] == "crop-flip" else None
-    history = fit(model, data.x, data.y, plan, key["seed"], augment, study.checkpoint(key))
+    history = fit_classifier(model, data.x, data.y, plan, key["seed"], augment, study.checkpoint(key))
     rows = summary(model, sizes.image)
     result = {
         "validation": float((logits(model, data.x_val).argmax(1) == data.y_val).float().mean()),

@@ -1,0 +1,209 @@
+"""ETH/UCY, leave one scene out (paper A, table 5): constant velocity, and one transformer at every softness.
+
+All networks have the same size, data, steps and optimizer: untouched, untouched with training tracks turned by random
+angles, exactly equivariant (softness 0, the EqAuto of paper A), and soft. Errors are in metres, averaged over time;
+observed 8 steps of 0.4 s, predicted 12.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+import equidial as ed
+from equidial.data import SCENES, Trajectories, load_trajectories
+from equidial.data._trajectories import OBSERVED, PREDICTED
+from equidial.errors import ArgumentError, EquidialWarning, explain
+from equidial.metrics import constant_velocity, displacement_errors
+from equidial.recipes._study import Progress, Study, Training, fit
+from equidial.recipes._trajectory_transformer import TrajectorySizes, TrajectoryTransformer, step_loss
+
+NAME = "trajectories"
+SAMPLES = 20
+ANGLES = tuple(2 * math.pi * k / 8 for k in range(1, 8))
+"""Turns under which predictions are compared."""
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    network: TrajectorySizes
+    training: Training
+    windows: int | None  # training windows, evenly spread
+    test_windows: int | None
+
+
+SCALES = {
+    "small": _Sizes(TrajectorySizes(), Training(12, 32, 2e-3, warmup=1), 1200, 200),
+    "paper": _Sizes(
+        TrajectorySizes(layers=4, heads=4, vectors=12, scalars=8), Training(100, 32, 5e-4, warmup=2), None, None
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TrajectoriesStudy:
+    """Pedestrians of ETH/UCY, leave one scene out: the same transformer from strict to free."""
+
+    data: Path
+    """Folder with splits.json, or <scene>/<train|val|test>/*.txt of lines "frame pedestrian x y"."""
+    output: Path
+    """Folder of the study; the same command on it goes on where it was interrupted."""
+    scale: Literal["small", "paper"] = "small"
+    """small: width 64, 2 layers, 1,200 windows, 12 epochs. paper: width 128, 4 layers, all windows, 100 epochs."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """One training per seed, scene and method."""
+    scenes: tuple[str, ...] = SCENES
+    """Out of eth, hotel, univ, zara1, zara2."""
+    softness: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75)
+    """Of the soft networks; 0 is exactly equivariant. The untouched network is always there, plain and turned."""
+    epochs: int | None = None
+    """Default: of the scale."""
+
+    def check(self) -> None:
+        """Raises ``ArgumentError`` for values without a meaning."""
+        if not self.seeds or not self.scenes:
+            raise ArgumentError(explain("a seed and a scene or more", f"{self.seeds}, {self.scenes}", "name some"))
+        if not all(0 <= s < 1 for s in self.softness):
+            raise ArgumentError(explain("softness in [0, 1)", repr(self.softness), "1 is the untouched network"))
+
+
+@dataclass(frozen=True)
+class Walks:
+    """Windows side by side: positions ``[W, P, T, 2]`` float32, ``valid [W, P]``; empty places stand at 0."""
+
+    positions: torch.Tensor
+    valid: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def at(self, rows: torch.Tensor) -> Walks:
+        """These windows, no wider than the largest of them."""
+        valid = self.valid[rows]
+        people = int(valid.any(0).sum())  # people stand first, empty places last
+        return Walks(self.positions[rows][:, :people], valid[:, :people])
+
+
+def padded(found: Trajectories, most: int | None) -> Walks:
+    """At most ``most`` windows, evenly spread over all."""
+    windows = found.window.unique()
+    if most is not None and len(windows) > most:
+        windows = windows[torch.linspace(0, len(windows) - 1, most).round().long()]
+    groups = [found.tracks[found.window == w].float() for w in windows.tolist()]
+    people = max((len(g) for g in groups), default=1)
+    positions = torch.zeros(len(groups), people, found.tracks.shape[1], 2)
+    valid = torch.zeros(len(groups), people, dtype=torch.bool)
+    for i, group in enumerate(groups):
+        positions[i, : len(group)], valid[i, : len(group)] = group, True
+    return Walks(positions, valid)
+
+
+def turned(positions: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
+    """Every window turned about the origin by its angle ``[W]``, counterclockwise."""
+    c, s = torch.cos(angles), torch.sin(angles)
+    matrices = torch.stack((torch.stack((c, -s), -1), torch.stack((s, c), -1)), -2)
+    return torch.einsum("wij,wptj->wpti", matrices.to(positions), positions)
+
+
+def run(recipe: TrajectoriesStudy, progress: Progress | None = None) -> list[dict[str, Any]]:
+    """Train what is not yet trained; returns one record per training. Raises as :meth:`TrajectoriesStudy.check`."""
+    recipe.check()
+    settings = {k: v for k, v in asdict(recipe).items() if k not in ("output", "data")}
+    sizes, keys, records = SCALES[recipe.scale], list(_keys(recipe)), []
+    loaded: dict[str, tuple[Walks, Walks]] = {}
+    for scene in recipe.scenes:
+        train, test = (load_trajectories(recipe.data, scene, part) for part in ("train", "test"))
+        loaded[scene] = padded(train, sizes.windows), padded(test, sizes.test_windows)
+    study = Study(recipe.output, NAME, settings)
+    for done, key in enumerate(keys):
+        if progress is not None:
+            progress(done, len(keys), ", ".join(str(v) for v in key.values()))
+        records.append(study.finished(key) or study.finish(key, _result(recipe, study, key, *loaded[key["scene"]])))
+    if progress is not None:
+        progress(len(keys), len(keys), "done")
+    return records
+
+
+def _keys(recipe: TrajectoriesStudy) -> Iterator[dict[str, Any]]:
+    for scene in recipe.scenes:
+        yield {"scene": scene, "method": "constant velocity", "softness": None, "seed": None}
+        for seed in recipe.seeds:
+            for method in ("untouched", "untouched, turned"):
+                yield {"scene": scene, "method": method, "softness": None, "seed": seed}
+            for softness in recipe.softness:
+                yield {"scene": scene, "method": "soft", "softness": softness, "seed": seed}
+
+
+def _result(recipe: TrajectoriesStudy, study: Study, key: dict[str, Any], train: Walks, test: Walks) -> dict[str, Any]:
+    start, sizes = time.perf_counter(), SCALES[recipe.scale]
+    if key["method"] == "constant velocity":
+        tracks = test.positions[test.valid]
+        ade, fde = displacement_errors(constant_velocity(tracks[:, :OBSERVED], PREDICTED), tracks[:, OBSERVED:])
+        return {"ADE": float(ade.mean()), "FDE": float(fde.mean()), "seconds": time.perf_counter() - start}
+    torch.manual_seed(key["seed"])
+    model = TrajectoryTransformer(sizes.network)
+    parameters = sum(p.numel() for p in model.parameters())
+    if key["softness"] is not None:
+        model = ed.soften(model, model.config(key["softness"]))
+    turns = key["method"].endswith("turned")
+
+    def loss(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        walks = train.at(rows)
+        positions = walks.positions
+        if turns:
+            positions = turned(positions, 2 * math.pi * torch.rand(len(rows), generator=generator))
+        return step_loss(model, positions, walks.valid, OBSERVED)
+
+    training = replace(sizes.training, epochs=recipe.epochs or sizes.training.epochs)
+    history = fit(model, len(train), loss, training, key["seed"], study.checkpoint(key))
+    found: dict[str, Any] = {"parameters": parameters, "epochs": training.epochs, "loss": history[-1]["loss"]}
+    if key["softness"] is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EquidialWarning)
+            found["bound"] = float(ed.certify(model).bound)
+        model = ed.fold(model)
+    found |= _scores(model.eval(), test)
+    found["train_seconds"] = sum(entry["seconds"] for entry in history)
+    return found | {"windows": len(train), "test_windows": len(test), "seconds": time.perf_counter() - start}
+
+
+def _scores(model: TrajectoryTransformer, test: Walks) -> dict[str, float]:
+    """ADE and FDE as they walked and turned, of the best of 20 samples, and the error of equivariance in metres."""
+    order = test.valid.sum(1).argsort()  # windows of like size together
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        parts = [_distances(model, test.at(rows), generator) for rows in order.split(25)]
+    # the mean over pedestrians; of the turns the mean error, but the largest break of equivariance
+    found = {name: torch.cat([part[name] for part in parts], dim=-1).mean(-1) for name in parts[0]}
+    scores = {name: float(values.mean()) for name, values in found.items() if name != "error"}
+    return scores | {"error": float(found["error"].max())}
+
+
+def _distances(model: TrajectoryTransformer, walks: Walks, generator: torch.Generator) -> dict[str, torch.Tensor]:
+    """Metres by pedestrian ``[n]``, or by turn and pedestrian ``[turns, n]``."""
+    past, valid = walks.positions[:, :, :OBSERVED], walks.valid
+    future = walks.positions[:, :, OBSERVED:]
+    still = model.rollout(past, valid, PREDICTED)
+    ade, fde = displacement_errors(still[valid], future[valid])
+    moved: dict[str, list[torch.Tensor]] = {"turned ADE": [], "turned FDE": [], "error": []}
+    for angle in ANGLES:
+        angles = torch.full((len(past),), angle)
+        found = model.rollout(turned(past, angles), valid, PREDICTED)
+        moved["error"].append((found - turned(still, angles)).norm(dim=-1)[valid].mean(-1))
+        for name, values in zip(
+            ("turned ADE", "turned FDE"), displacement_errors(found[valid], turned(future, angles)[valid]), strict=True
+        ):
+            moved[name].append(values)
+    # all samples of a window at once
+    repeated = past.repeat(SAMPLES, 1, 1, 1), valid.repeat(SAMPLES, 1)
+    samples = model.rollout(*repeated, PREDICTED, generator).unflatten(0, (SAMPLES, -1))
+    best_ade, best_fde = displacement_errors(samples[:, valid], future[valid])
+    rows = {"ADE": ade, "FDE": fde, "best-of-20 ADE": best_ade, "best-of-20 FDE": best_fde}
+    return rows | {name: torch.stack(values) for name, values in moved.items()}

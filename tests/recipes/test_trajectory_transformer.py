@@ -1,0 +1,150 @@
+"""The trajectory transformer: causal, masked, free of the origin, and exactly equivariant at softness 0."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import equidial as ed
+from equidial.data import load_trajectories
+from equidial.recipes import TrajectorySizes, TrajectoryTransformer, trajectories
+from equidial.recipes._trajectory_transformer import step_loss
+
+SIZES = TrajectorySizes(steps=10, layers=2, heads=2, vectors=3, scalars=2)
+VALID = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
+OBSERVED = 4
+
+
+def network(softness: float | None = None) -> TrajectoryTransformer:
+    torch.manual_seed(0)
+    model = TrajectoryTransformer(SIZES).double().eval()
+    return model if softness is None else ed.soften(model, model.config(softness))
+
+
+def walks() -> torch.Tensor:
+    return torch.randn(3, 3, 10, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).cumsum(2)
+
+
+def turned(x: torch.Tensor, angle: float) -> torch.Tensor:
+    c, s = math.cos(angle), math.sin(angle)
+    return x @ torch.tensor([[c, s], [-s, c]], dtype=x.dtype)
+
+
+@pytest.mark.parametrize("angle", [0.3, math.pi / 2, 2.0])
+def test_at_softness_0_prediction_turns_with_the_past(angle: float) -> None:
+    model, past = network(0.0), walks()[:, :, :OBSERVED]
+    with torch.no_grad():
+        one = turned(model.rollout(past, VALID, 6), angle)
+        other = model.rollout(turned(past, angle) + 7.0, VALID, 6) - 7.0
+        free = network()
+        broken = free.rollout(turned(past, angle), VALID, 6) - turned(free.rollout(past, VALID, 6), angle)
+    assert (one - other)[VALID].norm() < 1e-6 * one[VALID].norm()
+    assert broken[VALID].norm() > 1e-2 * one[VALID].norm()
+    assert float(ed.certify(model).bound) < 1e-10
+    assert model.time.weight.norm() > 0.1  # time is kept: it enters through numbers
+
+
+def test_the_dial_turns_every_linear_layer() -> None:
+    model = network(0.5)
+    linear = [name for name, m in TrajectoryTransformer(SIZES).named_modules() if isinstance(m, torch.nn.Linear)]
+    rows = {row.name.rpartition(".")[0] for row in ed.status(model)}
+    assert rows == set(linear)
+    untouched, free = network(1.0), network()
+    x = walks()
+    assert torch.equal(untouched(x, VALID, OBSERVED)[0], free(x, VALID, OBSERVED)[0])
+
+
+def test_no_output_sees_what_comes_later() -> None:
+    model, x = network(), walks()
+    later = x.clone()
+    later[:, :, 6:] += torch.randn(3, 3, 4, 2, dtype=x.dtype)
+    with torch.no_grad():
+        one, other = (model(z, VALID, OBSERVED) for z in (x, later))
+    for a, b in zip(one, other, strict=True):
+        assert torch.equal(a[:, :, :6][VALID], b[:, :, :6][VALID])
+        assert not torch.allclose(a[:, :, 6:][VALID], b[:, :, 6:][VALID])
+
+
+def test_padding_changes_nothing_but_others_do() -> None:
+    model, x = network(), walks()
+    padded, moved = x.clone(), x.clone()
+    padded[~VALID] = 99.0
+    moved[0, 2] += 3.0
+    with torch.no_grad():
+        one, other, third = (model.rollout(z[:, :, :OBSERVED], VALID, 6) for z in (x, padded, moved))
+        loss = [float(step_loss(model, z, VALID, OBSERVED)) for z in (x, padded)]
+    assert torch.equal(one[VALID], other[VALID])
+    assert loss[0] == loss[1]
+    assert not torch.allclose(one[0, 0], third[0, 0])
+
+
+def test_the_loss_is_the_likelihood_of_steps_to_come() -> None:
+    model, x = network(), walks()
+    mean, log_deviation = model(x[:, :, :-1], VALID, OBSERVED)
+    normal = torch.distributions.Normal(mean, log_deviation.exp()[..., None])
+    nats = -normal.log_prob(x[:, :, 1:] - x[:, :, :-1]).sum(-1)[:, :, OBSERVED - 1 :]
+    assert float(step_loss(model, x, VALID, OBSERVED).detach()) == pytest.approx(
+        float(nats[VALID].mean().detach()), rel=1e-12
+    )
+
+
+def test_samples_are_drawn_from_the_generator() -> None:
+    model, past = network(), walks()[:, :, :OBSERVED]
+    with torch.no_grad():
+        one, two, three = (model.rollout(past, VALID, 3, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+    assert torch.equal(one, two)
+    assert not torch.allclose(one, three)
+
+
+@pytest.mark.parametrize(("shape", "observed"), [((1, 2, 11, 2), 4), ((1, 2, 5, 3), 4), ((1, 2, 3, 2), 4)])
+def test_tracks_that_do_not_fit_are_refused(shape: tuple[int, ...], observed: int) -> None:
+    with pytest.raises(ed.errors.ArgumentError, match="positions"):
+        network()(torch.zeros(shape, dtype=torch.float64), torch.ones(shape[:2], dtype=torch.bool), observed)
+
+
+def scene(folder: Path) -> Path:
+    """Three who walk side by side, one on a circle."""
+    for part, frames in (("train", 26), ("test", 22)):
+        rows = [(10 * t, p, 0.4 * t, p + 0.02 * t * t) for t in range(frames) for p in range(3)]
+        rows += [(10 * t, 9, 3 * math.cos(0.2 * t), 3 * math.sin(0.2 * t)) for t in range(frames)]
+        (folder / "eth" / part).mkdir(parents=True)
+        lines = "".join(f"{t}\t{p}\t{x}\t{y}\n" for t, p, x, y in sorted(rows))
+        (folder / "eth" / part / "walk.txt").write_text(lines)
+    return folder
+
+
+def test_the_study_compares_the_same_network_from_strict_to_free(tmp_path: Path) -> None:
+    recipe = trajectories.TrajectoriesStudy(
+        data=scene(tmp_path), output=tmp_path / "run", scenes=("eth",), seeds=(0,), softness=(0.0, 0.5), epochs=1
+    )
+    records = trajectories.run(recipe)
+    by_name = {(r["method"], r["softness"]): r for r in records}
+    assert set(by_name) == {
+        ("constant velocity", None),
+        ("untouched", None),
+        ("untouched, turned", None),
+        ("soft", 0.0),
+        ("soft", 0.5),
+    }
+    assert len({r["parameters"] for r in records if "parameters" in r}) == 1
+    strict, free = by_name["soft", 0.0], by_name["untouched", None]
+    assert strict["error"] < 1e-5 * 10 < free["error"]
+    assert strict["turned ADE"] == pytest.approx(strict["ADE"], rel=1e-4)
+    assert strict["bound"] < 1e-5
+    assert free["best-of-20 ADE"] <= free["ADE"] * 1.5
+    assert trajectories.run(recipe) == records  # nothing left to do
+
+
+def test_windows_are_padded_and_trimmed(tmp_path: Path) -> None:
+    found = load_trajectories(scene(tmp_path), "eth", "train")
+    walks = trajectories.padded(found, 3)
+    assert walks.positions.shape == (3, 4, 20, 2)
+    assert walks.at(torch.tensor([1])).positions.shape == (1, 4, 20, 2)
+    angles = torch.tensor([0.0, math.pi / 2, math.pi])
+    quarter = trajectories.turned(walks.positions, angles)[1]
+    assert torch.allclose(
+        quarter, torch.stack((-walks.positions[1, ..., 1], walks.positions[1, ..., 0]), -1), atol=1e-5
+    )
