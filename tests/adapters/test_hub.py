@@ -272,7 +272,7 @@ def test_the_card_of_a_transformers_model_tells_how_to_build_it(tmp_path: Path) 
     text = (tmp_path / "README.md").read_text()
     assert 'ViTForImageClassification.from_pretrained("google/vit-base-patch16-224")' in text
     code = text.split("```python\n")[1].split("```")[0]
-    assert len(code.splitlines()) == 5
+    assert len(code.splitlines()) == 6
     compile(code, "card", "exec")
 
 

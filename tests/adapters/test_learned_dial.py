@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import math
 import re
 from pathlib import Path
@@ -215,7 +216,7 @@ def test_penalty_in_closed_form() -> None:
     for power, of in ((0.5, "softness"), (math.nan, "softness"), (True, "softness"), (1, "size")):
         with pytest.raises(ArgumentError, match="do: "):
             ed.relaxation_penalty(model, power, of)  # type: ignore[arg-type]
-    with pytest.raises(StateError, match="call learn_dial first"):
+    with pytest.raises(StateError, match="call learn_dial"):
         ed.relaxation_penalty(soft_cnn())
     link = links(model)[0]
     shard = type("DTensor", (torch.Tensor,), {"__module__": "torch.distributed.tensor"})
@@ -324,6 +325,23 @@ def test_saved_loaded_certified_and_trained_on(tmp_path: Path) -> None:
             stored | {"dial/first.weight/learned": torch.tensor([value])}, tmp_path / "soft_equivariance.safetensors"
         )
         with pytest.raises(FileFormatError, match="one finite float64 number"):
+            ed.load(copy.deepcopy(base), tmp_path)
+
+
+def test_a_learned_dial_that_stands_elsewhere_is_refused(tmp_path: Path) -> None:
+    """With hashes left out, so that nothing else finds the edit: two readers would see two models."""
+    torch.manual_seed(1)
+    base = cnn()
+    ed.save(learning(0.6, torch.float32), tmp_path)
+    document = json.loads((tmp_path / "soft_equivariance_config.json").read_text())
+    del document["stored"]
+    (tmp_path / "soft_equivariance_config.json").write_text(json.dumps(document))
+    ed.load(copy.deepcopy(base), tmp_path)
+    stored = load_file(tmp_path / "soft_equivariance.safetensors")
+    for key, value in (("learned", 0.5), ("threshold", 0.1), ("budget", 0.1)):
+        edited = stored | {f"dial/first.weight/{key}": torch.tensor([value], dtype=torch.float64)}
+        save_file(edited, tmp_path / "soft_equivariance.safetensors")
+        with pytest.raises(FileFormatError, match=r"at which the learned dial of first\.weight stands"):
             ed.load(copy.deepcopy(base), tmp_path)
 
 

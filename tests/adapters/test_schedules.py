@@ -231,6 +231,28 @@ def test_a_model_folded_or_learning_meanwhile_stops_it() -> None:
             schedule.step()
 
 
+def test_a_turn_that_was_refused_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model sharded meanwhile refuses ``max_error`` at every step, not at the first one only."""
+    from equidial.adapters.training import _schedule
+
+    def refusing(*_: Any, **__: Any) -> None:
+        raise StateError("sharded")
+
+    model = soft_cnn(0.5)
+    schedule = ed.DialSchedule(model, "step", 0.4, 0.2, dial="max_error", milestones=[1])
+    with monkeypatch.context() as sharded:
+        sharded.setattr(_schedule, "set_dial", refusing)
+        for _ in range(2):
+            with pytest.raises(StateError, match="sharded"):
+                schedule.step()
+            assert (schedule.value, schedule.last_step) == (0.4, 0)
+        with pytest.raises(StateError, match="sharded"):
+            schedule.load_state_dict(schedule.state_dict() | {"last_step": 1, "value": 0.2})
+        assert (schedule.value, schedule.last_step) == (0.4, 0)
+    assert schedule.step() == 0.2
+    assert all(row.bound <= 0.2 for row in ed.certify(model))
+
+
 def test_moving_the_dial_of_a_compiled_model_recompiles_nothing() -> None:
     for retracting in (False, True):
         model, x = soft_cnn(0.5, torch.float32), batches(1, torch.float32)[0][0]

@@ -105,6 +105,11 @@ class LinearPatches(nn.Module):
         return self.head(torch.relu(self.embed(patches) + self.places).mean((1, 2)))
 
 
+def stack() -> nn.Module:
+    """Three convolutions."""
+    return nn.Sequential(nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3))
+
+
 RULES = (
     ed.ParameterRule(r"embed\.weight", "kernel", view=(-1, 2, 3, 3)),
     ed.ParameterRule(r"places", "table", view=(3, 3, 4)),
@@ -125,6 +130,8 @@ class Case:
     moved: tuple[str, ...] = ()
     dtype: torch.dtype = torch.float32
     dials: tuple[tuple[str, dict[str, float]], ...] = ()
+    learned: tuple[tuple[str, float], ...] = ()
+    """Layers whose dial is trained, and the number that training brought it to."""
 
     def base(self) -> Any:
         """The base model, by formula, in evaluation mode."""
@@ -142,6 +149,10 @@ class Case:
         for name, dial in self.dials:
             ed.set_dial(model, target_modules=[name], **dial)
         touch(model, self.moved)
+        for name, value in self.learned:
+            ed.learn_dial(model, [name])
+            with torch.no_grad():
+                model.get_parameter(f"{name}.parametrizations.weight.0.learned_softness").fill_(value)
         return model
 
 
@@ -167,5 +178,12 @@ CASES = {
         (2, 2, 9, 9),
         (),
         torch.float64,
+    ),
+    "stack-learned-c4": Case(
+        stack,
+        {"group": "C4", "softness": 0.4},
+        (1, 2, 9, 9),
+        tuple(f"{layer}.parametrizations.weight.original" for layer in "40"),
+        learned=(("0", 0.28125), ("2", -0.03125), ("4", 1.03125)),  # inside, below 0, above 1
     ),
 }

@@ -38,6 +38,11 @@ def read(folder: Path, base: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if not np.allclose(probe, stored[f"probe/{name}"], rtol=1e-9, atol=1e-9):
             raise Refused(f"{name}: another filter")
         beta, budget = (float(stored[f"dial/{name}/{key}"][0]) for key in ("threshold", "budget"))
+        if f"dial/{name}/learned" in stored:
+            share = min(max(float(stored[f"dial/{name}/learned"][0]), 0.0), 1.0)
+            stands = share * float(stored[f"dial/{name}/reference"][0]) * (1 + 1e-5 if share == 1 else 1)
+            if not np.isclose(beta, stands, rtol=1e-12, atol=0.0):
+                raise Refused(f"{name}: a learned dial that stands elsewhere")
         weights = tensors[name].reshape(-1, h, w)
         tensors[name] = nearest(weights, beta, budget).reshape(tensors[name].shape)
     return tensors

@@ -187,12 +187,34 @@ def test_the_specification_is_enough_for_a_reader(double: tuple[Path, Any, dict[
     assert np.array_equal(tensors["head.bias"], base["head.bias"] + 0.25)
 
 
-def test_the_reader_reads_the_golden_folder_too() -> None:
-    case = CASES["cnn-nearest-c4"]
-    expected = load_file(ROOT / "cnn-nearest-c4" / EXPECTED)
-    tensors = reader.read(ROOT / "cnn-nearest-c4", base_arrays(case.base()))
-    for name in ("first.weight", "depthwise.weight"):
-        assert np.abs(tensors[name] - expected[f"softened/{name}"].numpy()).max() <= 1e-6
+@pytest.mark.parametrize("name", ["cnn-nearest-c4", "stack-learned-c4"])
+def test_the_reader_reads_golden_folders_too(name: str) -> None:
+    expected = load_file(ROOT / name / EXPECTED)
+    tensors = reader.read(ROOT / name, base_arrays(CASES[name].base()))
+    softened = [key.removeprefix("softened/") for key in expected if key.startswith("softened/")]
+    assert len(softened) == {"cnn-nearest-c4": 2, "stack-learned-c4": 3}[name]
+    for key in softened:
+        assert np.abs(tensors[key] - expected[f"softened/{key}"].numpy()).max() <= 1e-6
+
+
+def test_learned_dials_go_on_learning_from_where_they_stood() -> None:
+    """The three dials of the golden folder are inside, below 0 and above 1."""
+    name = "stack-learned-c4"
+    case, stored = CASES[name], load_file(ROOT / name / TENSORS)
+    model = ed.load(case.base(), ROOT / name)
+    assert [row.learned for row in ed.status(model)] == [True] * 3
+    numbers = {key: p.item() for key, p in model.named_parameters() if key.endswith("learned_softness")}
+    assert numbers == {f"{layer}.parametrizations.weight.0.learned_softness": x for layer, x in case.learned}
+    for layer, x in case.learned:
+        dial = {key: float(stored[f"dial/{layer}.weight/{key}"]) for key in ("threshold", "softness", "reference")}
+        share = min(max(x, 0.0), 1.0)
+        assert dial["threshold"] == pytest.approx(share * dial["reference"] * (1 + 1e-5 * (share == 1)), rel=1e-12)
+        assert dial["softness"] == pytest.approx(share if share < 1 else np.nan, nan_ok=True)
+    assert ed.relaxation_penalty(model).item() == 0.28125 + 0 + 1
+    model(case.input()).square().sum().backward()
+    gradients = [link.grad for key, link in model.named_parameters() if key in numbers]
+    assert all(gradient is not None and bool(torch.isfinite(gradient).all()) for gradient in gradients)
+    assert gradients[0].abs() > 0
 
 
 def test_the_reader_refuses_what_it_must(double: tuple[Path, Any, Any], tmp_path: Path) -> None:

@@ -191,6 +191,9 @@ model needs `import equidial` where it is loaded, for the operator of `nearest`.
 `save_pretrained(state_dict=...)`, as trainers do, is written as it is. An adapter of PEFT over a softened layer is
 refused by the verbs, not by PEFT: merging it there loses it.
 
+What an untouched model needs, a softened one needs too: SegFormer of transformers is called once before it compiles
+to one graph, and DINOv2, whose mask token is unused, takes `find_unused_parameters=True` under DDP.
+
 Carried out by tests on tiny networks with random weights; no cell is filled by hand. A seeded slice (every row and
 every column at least once) runs in `make test`, all cells in `make test-all`.
 """

@@ -127,9 +127,9 @@ def _how_to_load(base: str, facts: CardFacts) -> str:
     module, _, name = base.rpartition(".")
     lines = ["import equidial as ed"]
     if module.split(".")[0] == "transformers" and facts.base_model is not None:
-        lines += [f"from transformers import {name}", f'base = {name}.from_pretrained("{facts.base_model}")']
+        lines += [f"from transformers import {name}", "", f'base = {name}.from_pretrained("{facts.base_model}")']
     else:
-        lines += [f"base = ...  # the {name} from which this was made, with its weights"]
+        lines += ["", f"base = ...  # the {name} from which this was made, with its weights"]
     lines += [
         f'model = ed.load(base, "{facts.name}")  # refuses another base',
         "model = ed.fold(model)  # a plain model",

@@ -11,6 +11,7 @@ dial is trained (the buffers then say where it stood); ``probe/<tensor>``. docs/
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import replace
@@ -227,6 +228,20 @@ def _check_base(
         )
 
 
+def _check_stand(link: SoftParametrization) -> None:
+    """The buffers say where the learned dial stands, for readers that know no learned dials."""
+    for buffer, stands in (("threshold", link.setting.threshold), ("budget", link.setting.budget)):
+        stored = float(getattr(link, buffer))
+        if not math.isclose(stored, stands, rel_tol=1e-9):
+            raise FileFormatError(
+                explain(
+                    f"the {buffer} {stands:g} at which the learned dial of {link.name} stands",
+                    f"{stored:g}",
+                    "copy the folder again: it was edited",
+                )
+            )
+
+
 def _check_tensors(
     described: Mapping[str, Any],
     targets: list[Target],
@@ -265,6 +280,7 @@ def _check_tensors(
                     )
                 )
             link.learn(float(learned))
+            _check_stand(link)
         stored, rebuilt = tensors[f"probe/{link.name}"], probe_image(link)
         large = max(link.constraint.rep_in.dim, link.constraint.rep_out.dim) > _LARGE_SPACE
         tolerance = _LARGE_TOLERANCE if large else _PROBE_TOLERANCE

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from torch import nn
 
+from equidial.adapters._life import check_tensors
 from equidial.adapters._soften import matching_links, set_dial, settings_for
 from equidial.adapters._state import require_root
 from equidial.errors import ArgumentError, FileFormatError, StateError, explain
@@ -45,7 +46,7 @@ class DialSchedule:
 
     Raises:
         ArgumentError: an unknown kind or dial, a value out of range anywhere on the way, wrong steps or milestones.
-        StateError: a model that is not softened, or a dial that is learned.
+        StateError: a model that is not softened, a dial that is learned, ``max_error`` of a sharded model.
         NoMatchingTargetError: ``target_modules`` that match nothing.
         BudgetError: a value that a tensor cannot reach.
     """
@@ -68,10 +69,12 @@ class DialSchedule:
         self.last_step = 0
         values = [self.value_at(t) for t in self._scan()]
         self._check_dials()
+        if dial == "max_error":
+            check_tensors(model, "DialSchedule(dial='max_error')")
         for extreme in {min(values), max(values)}:
             settings_for(matching_links(model, target_modules), self._dial(extreme), state.config.radius)
         self.value = values[0]
-        self._turn()
+        self._turn(values[0])
 
     def value_at(self, step: int) -> float:
         """The dial's value after ``step`` calls of :meth:`step`; raises ``ArgumentError`` for one out of range."""
@@ -95,13 +98,13 @@ class DialSchedule:
     def step(self) -> float:
         """Count one step, turn the dial if its value changes, and return the value.
 
-        Raises ``StateError`` for a model that was folded or learns its dials by now.
+        Raises ``StateError`` for a model that was folded or learns its dials by now, or was sharded where the dial
+        needs whole tensors (``max_error``); the step does not count then.
         """
         value = self.value_at(self.last_step + 1)
         if value != self.value:
             self._check_dials()
-            self.value = value
-            self._turn()
+            self._turn(value)
         self.last_step += 1
         return value
 
@@ -145,8 +148,8 @@ class DialSchedule:
                 )
             )
         self._check_dials()
-        self.last_step, self.value = last, float(value)
-        self._turn()
+        self._turn(float(value))
+        self.last_step = last
 
     def _identity(self) -> dict[str, Any]:
         links = [link for _, _, link in matching_links(self.model, self.target_modules)]
@@ -160,9 +163,10 @@ class DialSchedule:
             "tensors": {link.name: f"{link.constraint.name}, {link.response}" for link in links},
         }
 
-    def _turn(self) -> None:
-        dial = self._dial(self.value)
+    def _turn(self, value: float) -> None:
+        dial = self._dial(value)
         set_dial(self.model, target_modules=self.target_modules, **{dial.kind: dial.value})
+        self.value = value  # only now: a turn that was refused is tried again by the next step
 
     def _dial(self, value: Any) -> Dial:
         return Dial.of(**{self.dial: value})
