@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from equidial._version import __version__
-from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._certify_layers import layer_rows
+from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._fold import folded_value
 from equidial.adapters._geometry import Window, acts_by_lattice, image_level, sizes_at
 from equidial.adapters._life import check_adapters, check_tensors
@@ -72,7 +72,8 @@ def certify(
     whole network is what :func:`equidial.measure` measures.
 
     Raises ``ArgumentError`` for a plain model without ``config`` and without such layers, an unknown norm, a dtype that
-    stores no floats and an ``image_size`` that the model does not read, ``StateError`` for a softened model that is sharded or has adapters of PEFT on softened layers.
+    stores no floats and an ``image_size`` that the model does not read, ``StateError`` for a softened model that is
+    sharded or has adapters of PEFT on softened layers.
     Source: theory 4 (Duhamel and telescoping bounds, rounding).
     """
     rows, size = certified_rows(model, config, radius, norm, dtype, image_size)

@@ -146,14 +146,15 @@ def configured_size(model: nn.Module) -> tuple[int, int] | None:
 def example_images(model: nn.Module, size: int | tuple[int, int]) -> torch.Tensor | None:
     """A batch of one black image of this size, with the channels of the first convolution; ``None`` without one.
 
-    Where that is a :class:`SoftConv1d`, a signal as long as the image is wide.
+    Where that is a :class:`SoftConv1d`, a signal as long as the image is wide; where it reads a group axis, that too.
     """
     first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | ContinuousConv)), None)
     if first is None:
         return None
-    sides = (size, size) if isinstance(size, int) else size
+    sides: tuple[int, ...] = (size, size) if isinstance(size, int) else size
     if isinstance(first, ContinuousConv):
         sides = sides[-len(first.windows.kernel) :]
+        sides = sides if first.coordinates.lifts else (first.coordinates.inputs, *sides)
     like = next(model.parameters())
     return torch.zeros(1, first.in_channels, *sides, device=like.device, dtype=like.dtype)
 

@@ -29,8 +29,9 @@ from equidial.nn._samples import GroupSamples
 _ROUNDING = 1e-13
 """Error of a feature evaluated in float64, relative to the features and to the largest scaled coordinate.
 
-A sum of ``n`` products loses ``n u`` of its terms, and sines hand errors on with slope 1: a hundred times ``u`` per unit
-of phase, through layers of sines that multiply errors by ten. At least ten units are counted.
+A sum of ``n`` products loses at most ``n u`` of its terms, and sines hand errors on with slope 1: a hundred times ``u``
+per unit of phase, through layers that multiply errors by ten. At least ten units are counted. Measured against extended
+precision, kernels of SIREN features lose a thousandth of it.
 """
 
 _CHUNK = 1 << 22

@@ -55,7 +55,9 @@ def has_continuous_layers(model: nn.Module) -> bool:
 
 def check_foldable(model: nn.Module) -> None:
     """Raises ``StateError`` naming each layer whose kernel varies in space: it has no plain form of a fixed size."""
-    found = [n or "(the model)" for n, m in model.named_modules() if isinstance(m, ContinuousConv) and moves_in_space(m)]
+    found = [
+        n or "(the model)" for n, m in model.named_modules() if isinstance(m, ContinuousConv) and moves_in_space(m)
+    ]
     if found:
         raise StateError(
             explain(
