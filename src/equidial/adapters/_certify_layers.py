@@ -236,8 +236,8 @@ class _Subject:
         rests_on = ["the kernel at the stored weights, every element listed was tried"]
         if any(found.errors):
             rests_on.append(
-                "evaluated in float64: features to 1e-13 of their norm for each unit of their largest coordinate, at "
-                "least 1e-12, which the bound includes"
+                "evaluated in float64: features to 1e-14 of their norm for each unit of their largest coordinate, at "
+                "least 1e-13, which the bound includes"
             )
         return replace(
             row,
