@@ -62,7 +62,7 @@ class LayerError:
 
 @dataclass(frozen=True)
 class OutputError:
-    """The error of one output; ``kind``: ``invariant``, ``grid``, ``tokens`` or ``unknown`` (then NaN)."""
+    """The error of one output; ``kind``: ``invariant``, ``grid``, ``samples``, ``tokens`` or ``unknown`` (then NaN)."""
 
     name: str
     kind: str
