@@ -60,7 +60,9 @@ PLANTED: dict[str, tuple[Any, str, int, set[tuple[str, str]], str]] = {
     "nothing, eight turns": (lambda: None, "C8", SIZE, set(), ""),
     "sixteen samples": (lambda: None, "D8", SIZE, set(), ""),
     "half turns": (lambda: None, "C2", SIZE, set(), ""),
-    "norms": (lambda: nn.Sequential(GroupInstanceNorm2d(4), nn.ReLU(), GroupLayerNorm2d(4), nn.ReLU()), "C4", SIZE, set(), ""),
+    "norms": (
+        lambda: nn.Sequential(GroupInstanceNorm2d(4), nn.ReLU(), GroupLayerNorm2d(4), nn.ReLU()), "C4", SIZE, set(), "",
+    ),
     "pooling on images": (lambda: OnImages(nn.MaxPool2d(3, 2, 1)), "C4", SIZE, set(), ""),
     "point-wise": (lambda: PointwiseGroupConv2d(4, 4, group="C4"), "C4", SIZE, set(), ""),
     "stride that fits": (lambda: same(stride=2), "C4", SIZE, set(), ""),

@@ -127,7 +127,7 @@ def _everywhere(
         moved, exact = moved_kernels(call, kernel), call.no_defect().bool()
         inputs = [call.x.tensor] * walk.width
     else:
-        others = [_other(layer, action, g) for g in walk.elements or ()]
+        others = [_other(layer, g) for g in walk.elements or ()]
         moved = torch.stack([k - kernel for k, _ in others])
         exact = torch.tensor([same for _, same in others])
         inputs = [action.move(g, call.x.tensor) for g in walk.elements or ()]
@@ -140,19 +140,19 @@ def _everywhere(
     return gain, lost, spread * norms + lengths, direct
 
 
-def _other(layer: ContinuousConv, action: Action, g: Any) -> tuple[torch.Tensor, bool]:
+def _other(layer: ContinuousConv, g: Any) -> tuple[torch.Tensor, bool]:
     """The kernel with the absolute elements ``g^-1 u``, and whether that is the same by its coordinates."""
     assert layer.samples is not None
-    order = layer.samples.permutation(_sampled(layer, action, g))
+    order = layer.samples.permutation(_sampled(layer, g))
     here, there = (layer.coordinates.absolute(layer.weight, None, o) for o in (None, order))
     same = here is None or there is None or torch.equal(here, there)
     return _matrix_form(layer.kernel(order=order).detach()), same
 
 
-def _sampled(layer: ContinuousConv, action: Action, g: Any) -> Any:
+def _sampled(layer: ContinuousConv, g: Any) -> Any:
     assert layer.samples is not None
     found = SamplesAction(g.group, layer.samples.group, ()).element(g)
-    assert found is not None, f"checked when {action.name} arrived"
+    assert found is not None, "checked when the input arrived"
     return found
 
 
@@ -205,7 +205,7 @@ def _place_norms(
     found = call.no_defect()
     for i, g in enumerate(call.walk.elements or ()) if action is not None else ():
         assert layer.samples is not None
-        sampled = _sampled(layer, action, g)
+        sampled = _sampled(layer, g)
         moved = places @ sampled.group.planar_matrix(sampled.inverse()).round().mT  # g^-1 p
         found[i] = _norms(layer, layer.kernel(moved, layer.samples.permutation(sampled)).detach() - kernels).max()
     largest = float(kernels.flatten(1).norm(dim=1).max())
