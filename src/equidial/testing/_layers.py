@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from equidial.groups import GroupElement
-from equidial.metrics import is_permutation, transform_images
 from equidial.nn import ContinuousConv, GroupSamples, group_defect
 from equidial.testing._suite import Conformance, refuses
 
@@ -44,11 +43,15 @@ class LayerConformance(Conformance):
         """``(g f)[.., u, p] = f[.., g^-1 u, g^-1 p]``; images have no ``u``."""
         if x.ndim == 5:
             x = x.index_select(2, _samples(layer).permutation(g))
-        return transform_images(x, g)
+        found = _samples(layer).group.quarter_turns_and_mirror(g)
+        assert found is not None, f"{g} permutes no pixels"
+        quarters, mirrored = found
+        return torch.rot90(x.flip(-1) if mirrored else x, quarters, (-2, -1))
 
     def elements(self, layer: ContinuousConv) -> list[GroupElement]:
         """The sampled quarter turns and mirrors, which permute pixels, without the identity."""
-        return [g for g in _samples(layer).group.elements() if not g.is_identity and is_permutation(g)]
+        group = _samples(layer).group
+        return [g for g in group.elements() if not g.is_identity and group.quarter_turns_and_mirror(g) is not None]
 
     def test_strict_layers_commute(self) -> None:
         """``f(g x) = g f(x)`` for every sampled element that permutes pixels, with and without axes at 0."""
