@@ -456,3 +456,21 @@ def test_a_certificate_of_tensors_alone_asks_for_the_model() -> None:
     certificate, model, _ = certified("plain")
     with pytest.raises(CertificateError, match="pass the model"):
         ed.verify(certificate, dict(model.state_dict()))
+
+
+def test_the_radius_of_a_configuration_is_none_of_the_layers(tmp_path: Any) -> None:
+    """It is in the unit of its own group: a small one must not make the rows of layers speak of no element."""
+    model = ed.soften(
+        Net("C4", {"rotation": 0.5, "translation": 0.1}),
+        ed.SoftEquivarianceConfig(group="C4", softness=0.5, radius=0.5, image_size=9),
+    )
+    certificate = ed.certify(model)
+    assert [row.elements for row in certificate][:3] == [
+        "C4 within 0.5 rad",
+        "all of C4",
+        "shifts by 1 to 4 places, by rows or by columns",
+    ]
+    assert all(row.bound > 0.01 for row in certificate if row.name != "plain.weight")
+    ed.verify(certificate, model)
+    ed.save(model, tmp_path / "saved")
+    assert ed.Certificate.load(tmp_path / "saved" / "certificate.json") == certificate
