@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, get_args
 
@@ -9,13 +10,10 @@ import torch
 from torch import nn
 
 from equidial._version import __version__
+from equidial.adapters._certify_layers import layer_rows
 from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._fold import folded_value
-from equidial.adapters._geometry import (
-    Window,
-    acts_by_lattice,
-    sizes_at,
-)
+from equidial.adapters._geometry import Window, acts_by_lattice, image_level, sizes_at
 from equidial.adapters._life import check_adapters, check_tensors
 from equidial.adapters._parametrization import SoftParametrization, constrained
 from equidial.adapters._state import find_root, tensor_hash
@@ -29,9 +27,10 @@ from equidial.certificates import (
     gamma,
     splits_by_spectrum,
 )
-from equidial.errors import ArgumentError, EquidialError, explain
+from equidial.errors import ArgumentError, EquidialError, NoMatchingTargetError, explain
 from equidial.filters import Constraint, Filter, MatrixFreeSpectrum, Spectrum, build_spectrum
 from equidial.metrics import interpolation_distance
+from equidial.nn import has_continuous_layers
 from equidial.representations import Pixels, Representation
 
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)  # over the neighbours that a patch merging joins
@@ -49,33 +48,56 @@ def certify(
 ) -> Certificate:
     """Bounds of ``sup_g ||W rho_X(g) - rho_Y(g) W|| / ||W||``, one row per constrained tensor.
 
+    Layers of :mod:`equidial.nn` with a continuous kernel get rows of their own, exact from the kernel as it is sampled:
+    one for their group axis, under the name of the layer, and one for shifts by whole places where the kernel may vary
+    in space, under that name and ``:shifts``. They speak of the samples' own group, whatever the configuration.
+
     Args:
         model: a softened model (the tensors that ``fold`` would store are certified), or a plain or folded one
-            together with its ``config``.
+            together with its ``config``; one with layers of continuous kernels needs none.
         config: which tensors carry which representation; needed for plain models only.
         radius: largest distance of the elements, in the group's unit (radians, one-pixel steps); default: the
-            configured radius, else the whole group.
+            configured radius, else the whole group. Continuous kernels know only a radius that is given here, radians on
+            a group axis and places along translations; by default all samples, and shifts by up to half of the places.
         norm: of numerator and denominator. ``"frobenius"``: of the tensor; ``"spectral"``: of the matrix, a kernel as
             ``[out, in * window]``, so that the bound is one for every input; ``"jacobian"``: Frobenius, of the matrix
             of the whole layer, which with zero padding counts each tap as often as it meets the image (paper A's
-            ``||J||_F``; rows for which it has no meaning say so).
+            ``||J||_F``; rows for which it has no meaning say so). Continuous kernels keep the Frobenius norm.
         dtype: certify the tensors as they would be after rounding to this storage type; default: as stored.
-        image_size: input size in pixels, by which strided layers are judged; default: the configured one.
+        image_size: input size in pixels, by which strided layers are judged, and at whose places kernels that vary in
+            space are compared (without it these abstain, unless they have a ``domain_size``); default: the configured
+            one.
 
     Convolutions and tables are certified on their own window or grid. A row speaks of the layer and the image only
     for C2, C4, D2, D4 and flips with symmetric strides and padding, see ``level`` and ``notes``. The error of the
     whole network is what :func:`equidial.measure` measures.
 
-    Raises ``ArgumentError`` for a plain model without ``config``, an unknown norm or a dtype that stores no floats,
-    ``StateError`` for a softened model that is sharded or has adapters of PEFT on softened layers.
+    Raises ``ArgumentError`` for a plain model without ``config`` and without such layers, an unknown norm, a dtype that
+    stores no floats and an ``image_size`` that the model does not read, ``StateError`` for a softened model that is
+    sharded or has adapters of PEFT on softened layers.
     Source: theory 4 (Duhamel and telescoping bounds, rounding).
     """
+    rows, size = certified_rows(model, config, radius, norm, dtype, image_size)
+    return Certificate(tuple(rows), __version__, size)
+
+
+def certified_rows(
+    model: nn.Module,
+    config: SoftEquivarianceConfig | None,
+    radius: float | None,
+    norm: Norm,
+    dtype: torch.dtype | None,
+    image_size: int | tuple[int, int] | None,
+    layers: bool = True,
+) -> tuple[list[LayerCertificate], tuple[int, ...] | None]:
+    """The rows of :func:`certify` and the image size that they were judged at; without ``layers`` those of tensors."""
     if norm not in get_args(Norm):
         raise ArgumentError(explain(f"norm out of {get_args(Norm)}", repr(norm), "use norm='frobenius'"))
     if dtype is not None and not dtype.is_floating_point:
         raise ArgumentError(explain("a floating-point dtype", repr(dtype), "e.g. dtype=torch.bfloat16"))
     found = find_root(model)
-    if found is None and config is None:
+    born_soft = has_continuous_layers(model)
+    if found is None and config is None and not born_soft:
         raise ArgumentError(
             explain(
                 "a softened model, or a plain one with its configuration",
@@ -84,18 +106,35 @@ def certify(
             )
         )
     config = config or (found[1].config if found else None)
-    assert config is not None
     root = found[0] if found else model
     check_adapters(model, "certify")
     check_tensors(model, "certify")
-    radius = config.radius if radius is None else radius
-    levels = _Levels(root, config, image_size)
-    context = _Context(levels, radius, norm, dtype)
-    if found is not None:
-        rows = [_soft_row(context, module, name, link) for module, name, link in constrained(root)]
-    else:
-        rows = [_plain_row(context, root, target) for target in resolve_targets(root, config)]
-    return Certificate(tuple(rows), __version__, levels.image_size)
+    asked = radius
+    if config is not None:
+        radius = config.radius if radius is None else radius
+        image_size = config.image_size if image_size is None else image_size
+    size = (image_size, image_size) if isinstance(image_size, int) else image_size
+    sizes = {id(root.get_submodule(name)): given for name, given in sizes_at(root, image_size).items()}
+    rows: list[LayerCertificate] = []
+    if config is not None:
+        context = _Context(_Levels(config, sizes), radius, norm, dtype)
+        if found is not None:
+            rows += [_soft_row(context, module, name, link) for module, name, link in constrained(root)]
+        else:
+            rows += [_plain_row(context, root, target) for target in _targets(root, config, born_soft)]
+    if layers:
+        rows += layer_rows(root, sizes, asked, norm, dtype)
+    return rows, size
+
+
+def _targets(model: nn.Module, config: SoftEquivarianceConfig, born_soft: bool) -> list[Target]:
+    """As :func:`resolve_targets`; none is no fault where other layers have rows and none was named."""
+    try:
+        return resolve_targets(model, config)
+    except NoMatchingTargetError:
+        if not born_soft or config.target_modules or config.targets or config.representations:
+            raise
+        return []
 
 
 def _soft_row(
@@ -232,12 +271,8 @@ def _a_priori(filter_: Filter, radius: float, relative_to: Literal["result", "or
 class _Levels:
     """What a row may speak of: the kernel alone, the layer, or the image."""
 
-    def __init__(self, model: nn.Module, config: SoftEquivarianceConfig, image_size: int | tuple[int, int] | None):
-        self.group = config.group_object
-        image_size = image_size if image_size is not None else config.image_size
-        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        traced = sizes_at(model, image_size)
-        self.sizes = {id(model.get_submodule(name)): found for name, found in traced.items()}
+    def __init__(self, config: SoftEquivarianceConfig, sizes: Mapping[int, tuple[int, ...]]):
+        self.group, self.sizes = config.group_object, sizes
 
     def tap_counts(self, module: nn.Module) -> torch.Tensor | None:
         """:meth:`Window.tap_counts` of a layer with a known input size; ``None`` where padding is not zeros."""
@@ -267,17 +302,5 @@ class _Levels:
         if window is None or not acts_by_lattice(self.group):
             kind = type(module).__name__.removeprefix("Parametrized")
             return "kernel", (f"no window rule for {kind}: the bound speaks of the kernel alone",)
-        size = self.sizes.get(id(module))
-        if size is None:
-            if window.is_strided:
-                return "kernel", (
-                    "a strided layer keeps the symmetry at some input sizes only: pass image_size= to judge it",
-                )
-            size = window.kernel
-        if window.fits(self.group, size):
-            return "image", ()
-        reason = (
-            f"stride {window.stride} with padding {window.before}/{window.after} at input {size} does not fit "
-            f"{self.group.name}: the bound speaks of the kernel alone"
-        )
-        return "kernel", (reason,)
+        reason = image_level(window, self.group, self.sizes.get(id(module)))
+        return ("image", ()) if reason is None else ("kernel", (reason,))

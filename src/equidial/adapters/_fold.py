@@ -32,9 +32,15 @@ def fold(model: Model) -> Model:
     if born_soft and find_root(model) is None:
         check_unwrapped(model, "fold")
         return cast(Model, fold_layers(model))
-    root, state = _checked_root(model, "fold")
     if born_soft:
         check_foldable(model)
+    fold_tensors(model)
+    return cast(Model, fold_layers(model)) if born_soft else model
+
+
+def fold_tensors(model: nn.Module) -> None:
+    """:func:`fold` of the softened tensors alone: layers with a continuous kernel stay. Raises as that."""
+    root, state = _checked_root(model, "fold")
     links = list(constrained(root))
     values = [folded_value(module, name, link) for module, name, link in links]
     for (_, _, link), value in zip(links, values, strict=True):
@@ -43,7 +49,6 @@ def fold(model: Model) -> Model:
                 explain(f"finite weights in {link.name}", "NaN or infinity", "reload the last good checkpoint")
             )
     _detach_all(root, state, values)
-    return cast(Model, fold_layers(model)) if born_soft else model
 
 
 def unload(model: Model) -> Model:

@@ -14,6 +14,7 @@ from torch import nn
 
 from equidial.errors import ArgumentError, explain
 from equidial.groups import C, D, Flip, Group
+from equidial.nn import ContinuousConv
 
 _WINDOWS = (nn.Conv1d, nn.Conv2d, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
 _SEARCH = 8  # a symmetric size is looked for this far on either side; each trial runs the network once
@@ -33,6 +34,9 @@ class Window:
     @classmethod
     def of(cls, module: nn.Module) -> Window | None:
         """The window of a module, or ``None`` if it has none."""
+        if isinstance(module, ContinuousConv):
+            own = module.windows
+            return cls(own.kernel, own.stride, own.before, own.after, own.dilation)
         if not isinstance(module, _WINDOWS):
             return None
         axes = 1 if isinstance(module, nn.Conv1d | nn.MaxPool1d | nn.AvgPool1d) else 2
@@ -66,6 +70,11 @@ class Window:
         turned = has_quarter_turns(group) and not (self.is_isotropic and len(set(size)) == 1)
         return not turned and self.is_symmetric(size, reversed_axes(group, len(size)))
 
+    def outputs(self, size: Sequence[int]) -> tuple[int, ...]:
+        """Places of the output for an input of this size."""
+        axes = zip(size, self.kernel, self.stride, self.before, self.after, self.dilation, strict=True)
+        return tuple((n + b + a - d * (k - 1) - 1) // s + 1 for n, k, s, b, a, d in axes)
+
     def tap_counts(self, size: Sequence[int]) -> torch.Tensor:
         """How many output positions each tap of the kernel reads an input pixel at, ``[k...]`` float64.
 
@@ -73,9 +82,8 @@ class Window:
         of the matrix of the whole layer.
         """
         counts = torch.ones((), dtype=torch.float64)
-        for axis, n in enumerate(size):
+        for axis, (n, outputs) in enumerate(zip(size, self.outputs(size), strict=True)):
             k, d = self.kernel[axis], self.dilation[axis]
-            outputs = (n + self.before[axis] + self.after[axis] - d * (k - 1) - 1) // self.stride[axis] + 1
             reads = torch.arange(outputs)[:, None] * self.stride[axis] - self.before[axis] + d * torch.arange(k)
             counts = counts[..., None] * ((reads >= 0) & (reads < n)).sum(0)
         return counts
@@ -110,6 +118,23 @@ def reversed_axes(group: Group, dims: int) -> tuple[int, ...]:
     return () if group == C(1) else tuple(range(-dims, 0))
 
 
+def image_level(window: Window, group: Group, size: Sequence[int] | None) -> str | None:
+    """Why a bound of a kernel under a lattice group does not speak of the image; ``None`` where it does.
+
+    ``size``: of the input; ``None`` where it is not known.
+    """
+    if size is None:
+        if window.is_strided:
+            return "a strided layer keeps the symmetry at some input sizes only: pass image_size= to judge it"
+        size = window.kernel
+    if window.fits(group, size):
+        return None
+    return (
+        f"stride {window.stride} with padding {window.before}/{window.after} at input {tuple(size)} does not fit "
+        f"{group.name}: the bound speaks of the kernel alone"
+    )
+
+
 def configured_size(model: nn.Module) -> tuple[int, int] | None:
     """``config.image_size`` in the manner of transformers; ``None`` where the model does not tell."""
     size = getattr(getattr(model, "config", None), "image_size", None)
@@ -119,13 +144,19 @@ def configured_size(model: nn.Module) -> tuple[int, int] | None:
 
 
 def example_images(model: nn.Module, size: int | tuple[int, int]) -> torch.Tensor | None:
-    """A batch of one black image of this size, with the channels of the first convolution; ``None`` without one."""
-    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    """A batch of one black image of this size, with the channels of the first convolution; ``None`` without one.
+
+    Where that is a :class:`SoftConv1d`, a signal as long as the image is wide; where it reads a group axis, that too.
+    """
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d | ContinuousConv)), None)
     if first is None:
         return None
-    h, w = (size, size) if isinstance(size, int) else size
+    sides: tuple[int, ...] = (size, size) if isinstance(size, int) else size
+    if isinstance(first, ContinuousConv):
+        sides = sides[-len(first.windows.kernel) :]
+        sides = sides if first.coordinates.lifts else (first.coordinates.inputs, *sides)
     like = next(model.parameters())
-    return torch.zeros(1, first.in_channels, h, w, device=like.device, dtype=like.dtype)
+    return torch.zeros(1, first.in_channels, *sides, device=like.device, dtype=like.dtype)
 
 
 def sizes_at(model: nn.Module, size: int | tuple[int, int] | None) -> dict[str, tuple[int, ...]]:

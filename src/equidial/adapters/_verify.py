@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import nn
 
-from equidial.adapters._certify import certify
+from equidial.adapters._certify import certified_rows
+from equidial.adapters._certify_layers import is_layer_row, layer_row_names, layer_rows
 from equidial.adapters._config import SoftEquivarianceConfig
+from equidial.adapters._geometry import sizes_at
 from equidial.adapters._layouts import Layout
-from equidial.adapters._state import tensor_hash
+from equidial.adapters._state import find_root, tensor_hash
 from equidial.certificates import Certificate, LayerCertificate, certify_weight, splits_by_spectrum
 from equidial.errors import CertificateError, EquidialError, explain
 from equidial.filters import Constraint, Spectrum, build_spectrum
@@ -31,7 +33,7 @@ def verify(
         certificate: what is claimed.
         weights: a plain (folded) model together with ``config``, a softened model, or the tensors of a folded one by
             name, e.g. ``safetensors.torch.load_file(...)``. Tensors tell no strides and paddings: from them the levels
-            are not checked, and rows of norm ``"jacobian"`` cannot be.
+            are not checked, and rows of norm ``"jacobian"`` and of continuous kernels cannot be.
         config: the configuration that the model was softened with; not for tensors, whose spaces the rows name.
 
     Raises ``CertificateError`` naming every row that does not stand: other weights (by hash), another dtype, a bound
@@ -64,17 +66,22 @@ def verify(
 def _of_model(
     certificate: Certificate, model: nn.Module, config: SoftEquivarianceConfig | None
 ) -> dict[str, LayerCertificate]:
-    radius = max((row.radius for row in certificate), default=None)
-    norms = {row.norm for row in certificate if row.kind != "abstained"}
-    size = certificate.image_size
-    found = certify(
-        model,
-        config,
-        radius=radius,
-        norm="spectral" if "spectral" in norms else "jacobian" if "jacobian" in norms else "frobenius",
-        image_size=None if size is None else (size[0], size[-1]),
-    )
-    return {row.name: row for row in found}
+    of_tensors = [row for row in certificate if not is_layer_row(row)]
+    radius = max((row.radius for row in of_tensors), default=None)
+    norms = {row.norm for row in of_tensors if row.kind != "abstained"}
+    norm = "spectral" if "spectral" in norms else "jacobian" if "jacobian" in norms else "frobenius"
+    size = None if certificate.image_size is None else (certificate.image_size[0], certificate.image_size[-1])
+    found = {row.name: row for row in certified_rows(model, config, radius, norm, None, size, layers=False)[0]}
+    root = find_root(model)
+    plain = model if root is None else root[0]
+    size = size if size is not None or config is None else config.image_size
+    sizes = {id(plain.get_submodule(name)): given for name, given in sizes_at(plain, size).items()}
+    stated = {row.name: row for row in certificate if is_layer_row(row)}
+    for name in layer_row_names(plain):
+        # each row has a radius of its own: radians on a group axis, places along translations
+        radius = stated[name].radius if name in stated else None
+        found |= {row.name: row for row in layer_rows(plain, sizes, radius, only=name)}
+    return found
 
 
 def _against_row(row: LayerCertificate, recomputed: Mapping[str, LayerCertificate]) -> Iterator[str]:
@@ -92,6 +99,9 @@ def _against_row(row: LayerCertificate, recomputed: Mapping[str, LayerCertificat
 
 
 def _against_tensor(row: LayerCertificate, tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:
+    if is_layer_row(row):
+        yield "it speaks of a layer whose kernel is computed from several tensors: pass the model"
+        return
     stored = tensors.get(row.name)
     if stored is None:
         yield "no tensor of this name"

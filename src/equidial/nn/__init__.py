@@ -1,7 +1,7 @@
 """Layers born soft (paper B), layers that respect a group axis, equivariant non-linearities."""
 
 from equidial.nn._continuous import ContinuousConv
-from equidial.nn._defects import LayerDefect, group_defect, translation_defect
+from equidial.nn._defects import LayerDefect, group_defect, kernel_error, moves_in_space, translation_defect
 from equidial.nn._features import FourierFeatures, KernelFeatures, SirenFeatures
 from equidial.nn._frequencies import Frequencies
 from equidial.nn._group_axis import (
@@ -53,7 +53,9 @@ __all__ = [
     "fold_layers",
     "group_defect",
     "has_continuous_layers",
+    "kernel_error",
     "learned_frequencies",
+    "moves_in_space",
     "plain_layer",
     "set_samples",
     "summary",

@@ -35,7 +35,7 @@ class Coordinates:
         omega, omega_prime: their scales.
         harmonics: the absolute angle enters as ``cos k theta - 1`` and ``sin k theta`` with ``k = omega'``.
         relative_angle: ``"log"``, the principal angle, cut at pi; ``"harmonics"``, its cosine and sine.
-        support: the taps within the disk that touches the longest sides, or all.
+        support: the taps within the disk through the nearest taps of the longest sides, or all.
         domain_size: output places that span ``+-1``; ``None``: those of each image.
     """
 
@@ -83,8 +83,10 @@ class Coordinates:
     def taps(self) -> torch.Tensor:
         """Indices of the taps in the support."""
         grid = self.grid()
-        reach = 1.0 if self.support == "disk" else math.inf
-        return (grid.square().sum(-1) <= reach + 1e-9).nonzero()[:, 0]
+        squares, outermost = grid.square().sum(-1), grid.abs().amax(-1) > 1 - 1e-9
+        # an even window has no taps on its axes: the disk holds those next to them, or 2 x 2 taps would all be outside
+        reach = float(squares[outermost].min()) if self.support == "disk" and outermost.any() else math.inf
+        return (squares <= reach + 1e-9).nonzero()[:, 0]
 
     def places(self, sizes: tuple[int, ...]) -> torch.Tensor:
         """Coordinates of output places, ``[P, axes]`` float64, row-major."""

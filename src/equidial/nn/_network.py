@@ -10,8 +10,7 @@ from torch import nn
 
 from equidial.errors import ArgumentError, EquidialWarning, StateError, explain
 from equidial.nn._continuous import ContinuousConv
-from equidial.nn._coordinates import SPACE
-from equidial.nn._defects import in_float64
+from equidial.nn._defects import in_float64, moves_in_space
 from equidial.nn._frequencies import Frequencies
 from equidial.nn._samples import GroupSamples
 
@@ -54,7 +53,9 @@ def has_continuous_layers(model: nn.Module) -> bool:
 
 def check_foldable(model: nn.Module) -> None:
     """Raises ``StateError`` naming each layer whose kernel varies in space: it has no plain form of a fixed size."""
-    found = [n or "(the model)" for n, m in model.named_modules() if isinstance(m, ContinuousConv) and _moves(m)]
+    found = [
+        n or "(the model)" for n, m in model.named_modules() if isinstance(m, ContinuousConv) and moves_in_space(m)
+    ]
     if found:
         raise StateError(
             explain(
@@ -125,10 +126,6 @@ def plain_layer(layer: ContinuousConv) -> nn.Module:
     if layer.samples is not None:
         steps.append(nn.Unflatten(-3, (out, u)))
     return steps[0] if len(steps) == 1 else nn.Sequential(*steps)
-
-
-def _moves(layer: ContinuousConv) -> bool:
-    return any(layer.omega_prime.value(axis) for axis in SPACE)
 
 
 def _each_once(model: nn.Module) -> Iterator[Frequencies]:

@@ -1,4 +1,4 @@
-"""Conformance suites: what every group, representation, spectrum and filter keeps, as tests to inherit.
+"""Conformance suites: what every group, representation, spectrum, filter and layer keeps, as tests to inherit.
 
     class TestMyGroup(equidial.testing.GroupConformance):
         def make(self):
@@ -10,6 +10,7 @@ Plain assertions, no dependency on a runner. Import it by name: ``import equidia
 
 from equidial.testing._filters import FilterConformance
 from equidial.testing._groups import GroupConformance
+from equidial.testing._layers import LayerConformance
 from equidial.testing._representations import RepresentationConformance
 from equidial.testing._spectra import SpectrumConformance
 from equidial.testing._suite import Conformance, failures
@@ -18,6 +19,7 @@ __all__ = [
     "Conformance",
     "FilterConformance",
     "GroupConformance",
+    "LayerConformance",
     "RepresentationConformance",
     "SpectrumConformance",
     "failures",

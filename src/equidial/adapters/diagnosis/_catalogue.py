@@ -33,6 +33,18 @@ CATALOGUE: dict[str, Entry] = {
         "pool before it, or declare its spaces: representations={{{module!r}: ({spaces!r}, '{outputs}*Trivial')}}",
         "weights",
     ),
+    # layers of equidial.nn
+    "relaxed layer": Entry(
+        "{amount}: its defect under {group} is {defect:.3g} of the norm of its kernel",
+        "lower its omega', learn it with the penalty (equidial.relaxation_penalty), or set it to 0",
+        "weights",
+    ),
+    "continuous kernel": Entry(
+        "a continuous kernel without a group axis ({amount}) is symmetric no more than any other",
+        f"{_NO}: use LiftingConv2d and GroupConv2d, or fold the model and soften the plain kernel",
+        "code",
+    ),
+    "missing samples": Entry("{samples} samples hold no {element}", f"{_NO}: sample a group that contains it", "code"),
     # windows
     "stride": Entry("{arithmetic}", "{padding}", "size"),
     "asymmetric padding": Entry("{arithmetic}{before} before and {after} after by {by}", "{padding}", "padding"),

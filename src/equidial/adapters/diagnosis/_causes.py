@@ -10,7 +10,10 @@ from typing import Any
 
 import torch
 
+from equidial.adapters._certify_layers import amounts
+from equidial.adapters._geometry import has_quarter_turns
 from equidial.adapters.diagnosis._catalogue import CATALOGUE
+from equidial.adapters.diagnosis._group_layers import layer_of, strict_and_rest
 from equidial.adapters.diagnosis._motion import Still, Vectors, projected
 from equidial.adapters.diagnosis._result import Cause, Mend
 from equidial.adapters.diagnosis._rules import ATTENTIONS, CONVOLUTIONS, ON_IMAGES, POOLINGS, PRODUCTS
@@ -19,9 +22,21 @@ from equidial.adapters.diagnosis._windows import Called, called_window
 from equidial.adapters.targets import Target
 from equidial.errors import GroupActionError
 from equidial.groups import Group
-from equidial.metrics import transform_images
+from equidial.metrics import element_name, transform_images
+from equidial.nn import ContinuousConv, OnImages, group_defect
 
 _MIXING = frozenset({"add", "add_", "__add__", "__radd__", "__iadd__", "sub", "mul", "mul_", "__mul__", "__rmul__"})
+
+
+RELAXED = "relaxed layer"
+
+
+def relaxed_layer(module: str, error: float, amount: str, defect: float, group: str) -> Cause:
+    """The cause of a layer that is relaxed, by its amount ``omega'`` and its exact defect."""
+    entry = CATALOGUE[RELAXED]
+    return Cause(
+        RELAXED, module, error, entry.why.format(amount=amount, defect=defect, group=group), entry.remedy, "weights"
+    )
 
 
 @dataclass(frozen=True)
@@ -73,7 +88,10 @@ class Causes:
     def explain(self, operation: Operation) -> None:
         """Name what breaks the symmetry in this operation."""
         name = operation.name
-        if name in CONVOLUTIONS:
+        layer = layer_of(operation)
+        if layer is not None:
+            self._layer(operation, layer)
+        elif name in CONVOLUTIONS:
             self._convolution(operation)
         elif name in POOLINGS:
             self._window(operation, operation.added)
@@ -103,7 +121,9 @@ class Causes:
         remedy, mend = entry.remedy.format(**facts), entry.mend
         if mend == "weights" and not remedy:
             remedy, mend = self._soften(parameter, cause)
-        new = Cause(cause, where.module, error, entry.why.format(**facts), remedy, mend, parameter)
+        self._keep(Cause(cause, where.module, error, entry.why.format(**facts), remedy, mend, parameter))
+
+    def _keep(self, new: Cause) -> None:
         for number, old in enumerate(self.found):
             if (old.cause, old.module, old.parameter) == (new.cause, new.module, new.parameter):
                 self.found[number] = max(old, new, key=lambda c: c.error)
@@ -126,6 +146,9 @@ class Causes:
                     self.add(event, "crop", error, name=facts["name"], what=facts["what"], shape=shape)
             elif event.kind == "shuffle":
                 self.add(event, "pixel shuffle", error)
+            elif event.kind == "samples":
+                element = element_name(facts["element"])
+                self.add(event, "missing samples", error, samples=facts["samples"], element=element)
             elif event.kind == "roll":
                 self.add(event, "cyclic shift", error, shift=facts["shift"])
             elif event.kind == "pad":
@@ -156,6 +179,30 @@ class Causes:
         if kernel > self.tolerance or windows <= self.tolerance:
             share = float((weight - average).double().norm() / weight.double().norm())
             self.add(operation, "kernel", kernel, parameter, share=share, size=size)
+
+    def _layer(self, operation: Operation, layer: ContinuousConv | OnImages) -> None:
+        """A layer of equidial.nn: windows by their arithmetic, the rest is what relaxes it."""
+        if isinstance(layer, OnImages):
+            self._window(operation, operation.added)
+            return
+        called = called_window(operation)
+        fits = called is None or not self.is_broken(operation)
+        if layer.samples is None:
+            if not fits:
+                self._window(operation, operation.added)
+            self.add(operation, "continuous kernel", operation.added, amount=amounts(layer))
+            return
+        windows, rest = strict_and_rest(operation, self.elements)
+        if windows > self.tolerance:
+            oblong = has_quarter_turns(self.group) and len(set(layer.windows.kernel)) > 1
+            if oblong:
+                self.add(operation, "rectangular kernel", windows, size="x".join(map(str, layer.windows.kernel)))
+            else:
+                self._window(operation, windows)
+        if rest > self.tolerance or windows <= self.tolerance:
+            places = None if called is None else called.window.outputs(called.size)
+            defect, group = group_defect(layer, places).supremum, layer.samples.group.name
+            self._keep(relaxed_layer(operation.module, rest, amounts(layer), defect, group))
 
     def _with_weight(self, operation: Operation, weight: torch.Tensor) -> float:
         """The error of the same convolution with another weight and no bias, relative to what it computes."""

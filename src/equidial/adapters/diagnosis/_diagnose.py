@@ -13,14 +13,16 @@ from torch.utils import _pytree as pytree
 
 from equidial.adapters._batches import device_of, evaluation, inputs_and_labels
 from equidial.adapters._certify import certify
+from equidial.adapters._certify_layers import SAMPLES, is_layer_row
 from equidial.adapters._config import SoftEquivarianceConfig
 from equidial.adapters._geometry import acts_by_lattice
 from equidial.adapters._life import check_whole
 from equidial.adapters._matching import pattern_for
 from equidial.adapters._parametrization import constrained
 from equidial.adapters._state import find_root
-from equidial.adapters.diagnosis._causes import Causes
+from equidial.adapters.diagnosis._causes import RELAXED, Causes, relaxed_layer
 from equidial.adapters.diagnosis._follow import Follower, Unmatched
+from equidial.adapters.diagnosis._group_layers import ATOMIC
 from equidial.adapters.diagnosis._motion import Grid, Motion, Vectors
 from equidial.adapters.diagnosis._result import Cause, Diagnosis, LayerError, OutputError
 from equidial.adapters.diagnosis._sizes import REACH, contradiction, symmetric_sizes
@@ -32,7 +34,7 @@ from equidial.metrics import element_name, random_elements, transform_images
 from equidial.nn import NormNonlinearity
 from equidial.representations import Representation
 
-_ATOMIC = (NormNonlinearity,)
+_ATOMIC = (NormNonlinearity, *ATOMIC)
 _SAMPLES = 4  # elements of a group that has no few generators which permute
 
 
@@ -264,7 +266,7 @@ def _fits(model: nn.Module, x: torch.Tensor, causes: Causes) -> bool:
             raise Unmatched
 
     elements = _generating(causes.group)[:1]
-    follower = Follower(elements, causes.tolerance, check, check, dry=True)
+    follower = Follower(elements, causes.tolerance, check, check, atomic=_ATOMIC, dry=True)
     with evaluation(model), torch.no_grad(), follower.watching(model):
         follower.start(x, Grid(elements, (2, 3)))
         try:
@@ -303,7 +305,12 @@ def _weights_under(
     except (NoMatchingTargetError, TargetError):
         return
     named = {cause.parameter for cause in known}
+    relaxed = {cause.module for cause in known if cause.cause == RELAXED}
     for row in certificate:
+        if is_layer_row(row):
+            if row.layout[0] == SAMPLES and row.measured > tolerance and row.name not in relaxed:
+                yield relaxed_layer(row.name, row.measured, row.dial, row.measured, row.group)
+            continue
         if row.name not in named and row.measured > tolerance:
             kind = "kernel" if row.layout[0] == "convolution" else "position table"
             why = f"its certified defect under {group.name} is {row.bound:.3g}, although none under the part tried"

@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from equidial.adapters.diagnosis._group_layers import ATOMIC, missing_sample, motion_behind
 from equidial.adapters.diagnosis._motion import Motion, Still, Vectors
 from equidial.adapters.diagnosis._rules import ON_IMAGES, candidates, hand_on
 from equidial.adapters.diagnosis._structure import STRUCTURAL, Moved, Source, follow_entries
@@ -183,7 +184,7 @@ class Follower(TorchFunctionMode):
         arrived: tuple[torch.Tensor, ...],
     ) -> None:
         """Find the motion of one result, compare, and remember."""
-        motion = self._guess(name, args, kwargs, out, values)
+        motion = self._guess(func, name, args, kwargs, out, values)
         lost = any(v.motion is None for v in values.values())
         added = 0.0
         if self.dry:
@@ -196,7 +197,7 @@ class Follower(TorchFunctionMode):
             motion, added = self._likeliest(out, moved)
         events = _united(values)
         if motion is None:
-            events = (*events, *self._rectangle(name, events, out))
+            events = (*events, *self._rectangle(name, events, out), *self._unsampled(func, events))
             self.values[out] = Value(None, moved, arrived, events)
             return
         value = Value(motion, (), arrived, () if _natural(motion) else events)
@@ -215,11 +216,17 @@ class Follower(TorchFunctionMode):
             if added > self.tolerance:
                 self.explain(operation)
 
-    def _guess(self, name: str, args: Any, kwargs: Any, out: torch.Tensor, values: dict[int, Value]) -> Motion | None:
+    def _guess(
+        self, func: Any, name: str, args: Any, kwargs: Any, out: torch.Tensor, values: dict[int, Value]
+    ) -> Motion | None:
         def known(x: Any) -> Motion | None:
             value = values.get(id(x))
             return Still() if value is None else value.motion
 
+        layer = getattr(func, "__self__", None)
+        if isinstance(layer, ATOMIC):
+            with self._aside():
+                return motion_behind(layer, known(args[0]), out, self.elements)
         if name == "linear" and any(isinstance(v.motion, Vectors) for v in values.values()):
             rep = self.declared.get(self.module)
             return Still() if rep is None or is_trivial(rep) else Vectors(self.elements, rep)
@@ -325,9 +332,16 @@ class Follower(TorchFunctionMode):
             yield Event("flat", self.module, {"channels": shape[1], "h": shape[2], "w": shape[3]})
 
     def _rectangle(self, name: str, events: tuple[Event, ...], out: torch.Tensor) -> Iterator[Event]:
-        rectangle = name in ON_IMAGES and out.ndim == 4 and out.shape[-1] != out.shape[-2]
+        on_images = out.ndim == 5 or (name in ON_IMAGES and out.ndim == 4)
+        rectangle = on_images and out.shape[-1] != out.shape[-2]
         if rectangle and not any(event.kind == "rectangle" for event in events):
             yield Event("rectangle", self.module, {"name": name, "out": tuple(out.shape[-2:])})
+
+    def _unsampled(self, func: Any, events: tuple[Event, ...]) -> Iterator[Event]:
+        layer: Any = getattr(func, "__self__", None)
+        missing = missing_sample(layer, self.elements)
+        if missing is not None and not any(event.kind == "samples" for event in events):
+            yield Event("samples", self.module, {"samples": layer.samples.group.name, "element": missing})
 
 
 def _in_place(name: str) -> bool:
@@ -336,7 +350,7 @@ def _in_place(name: str) -> bool:
 
 
 def _natural(motion: Motion) -> bool:
-    return motion.name in ("grid", "invariant")
+    return motion.name in ("grid", "samples", "invariant")
 
 
 def _united(values: Mapping[int, Value]) -> tuple[Event, ...]:

@@ -62,7 +62,7 @@ class LayerError:
 
 @dataclass(frozen=True)
 class OutputError:
-    """The error of one output; ``kind``: ``invariant``, ``grid``, ``tokens`` or ``unknown`` (then NaN)."""
+    """The error of one output; ``kind``: ``invariant``, ``grid``, ``samples``, ``tokens`` or ``unknown`` (then NaN)."""
 
     name: str
     kind: str
@@ -126,7 +126,7 @@ class Diagnosis(Document):
             worst = max(same, key=lambda c: -1.0 if math.isnan(c.error) else c.error)
             places = _shown([c.module for c in same])
             remedy = worst.remedy
-            if worst.mend == "weights" and len(same) > 1:
+            if worst.mend == "weights" and worst.parameter and len(same) > 1:
                 remedy += f" (and the {len(same) - 1} other tensors of this kind)"
             rows.append(CauseSummary(worst.cause, len(same), places, worst.error, worst.arithmetic, remedy))
         return tuple(rows)

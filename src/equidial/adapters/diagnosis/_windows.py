@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from equidial.adapters._geometry import Window, has_quarter_turns, reversed_axes
+from equidial.adapters.diagnosis._group_layers import layer_of, window_of
 from equidial.adapters.diagnosis._values import Event, Operation
 from equidial.groups import Group
 
@@ -66,6 +69,10 @@ class Called:
 
 def called_window(operation: Operation) -> Called | None:
     """The window of a convolution or pooling; ``None`` for other operations."""
+    layer = layer_of(operation)
+    if layer is not None:
+        own = window_of(layer)
+        return None if own is None or len(own.kernel) != 2 else _with_padding(operation, operation.args[0], own)
     names = _SIGNATURES.get(operation.name)
     if names is None:
         return None
@@ -80,20 +87,26 @@ def called_window(operation: Operation) -> Called | None:
         before, after = tuple(t // 2 for t in total), tuple(t - t // 2 for t in total)
     else:
         before = after = _pair(0 if own == "valid" else own)
-    size, by = tuple(x.shape[-2:]), "padding='same'" if own == "same" else None
+    window = Window(kernel, stride, before, after, dilation, bool(given.get("ceil_mode", False)))
+    return _with_padding(operation, x, window)
+
+
+def _with_padding(operation: Operation, x: torch.Tensor, window: Window) -> Called:
+    """The window on the grid before what was padded right before it."""
+    before, after = window.before, window.after
+    size, by = tuple(x.shape[-2:]), "padding='same'" if before != after else None
     for event in operation.events:
         if event.kind == "pad" and _grown(event) == size:
             left, right, top, bottom = event.facts["pads"][:4]
             before, after = (before[0] + top, before[1] + left), (after[0] + bottom, after[1] + right)
             size, by = event.facts["shape"][-2:], f"a padding of {tuple(event.facts['pads'][:4])} before it"
-    window = Window(kernel, stride, before, after, dilation, bool(given.get("ceil_mode", False)))
-    return Called(window, (size[0], size[1]), by)
+    return Called(replace(window, before=before, after=after), (size[0], size[1]), by)
 
 
 def _grown(event: Event) -> tuple[int, int] | None:
     """Rows and columns after a padding, if it pads rows and columns alone."""
     pads, shape = event.facts["pads"], event.facts["shape"]
-    if len(pads) < 4 or any(pads[4:]) or len(shape) != 4:
+    if len(pads) < 4 or any(pads[4:]) or len(shape) not in (4, 5):
         return None
     return shape[-2] + pads[2] + pads[3], shape[-1] + pads[0] + pads[1]
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
 
 from equidial.adapters._geometry import acts_by_lattice
-from equidial.groups import Group, GroupElement
+from equidial.groups import C, D, Group, GroupElement, PlanarGroup
 from equidial.representations import DirectSum, Pixels, Representation, Trivial
 
 
@@ -109,6 +111,60 @@ class GridAction(Action):
     def permutes(self) -> bool:
         """For lattice groups only: other rotations mix pixels, or move none."""
         return acts_by_lattice(self.group)
+
+
+@dataclass(frozen=True)
+class SamplesAction(Action):
+    """Features ``[B, C, U, *shape]`` on sampled rotations and mirrors: ``(g f)[.., u, p] = f[.., g^-1 u, g^-1 p]``.
+
+    ``samples``: the group whose elements stand along the axis ``U``, in their order.
+    """
+
+    group: Group
+    samples: C | D
+    shape: tuple[int, ...]
+
+    @property
+    def axes(self) -> tuple[int, ...]:
+        """The axes of the tensor that move."""
+        return tuple(range(2, 3 + len(self.shape)))
+
+    def element(self, g: GroupElement) -> GroupElement | None:
+        """The sample that moves the plane as ``g`` does, ``None`` where there is none."""
+        if not isinstance(g.group, PlanarGroup):
+            return None
+        angle, mirrored = g.group.angle_and_mirror(g.value)
+        steps = angle * self.samples.n / (2 * math.pi)
+        if abs(steps - round(steps)) > 1e-9 or (mirrored and not isinstance(self.samples, D)):
+            return None
+        k = round(steps) % self.samples.n
+        return self.samples.element((k, int(mirrored))) if isinstance(self.samples, D) else self.samples.element(k)
+
+    def move(self, g: GroupElement, x: torch.Tensor) -> torch.Tensor:
+        """Permute samples and places."""
+        found = self.element(g)
+        assert found is not None, "rules abstain where an element is not sampled"
+        order = torch.tensor(_order(found), device=x.device)
+        moved = x.index_select(2, order)
+        return GridAction(self.group, self.shape, 3).move(g, moved) if self.shape else moved
+
+    @property
+    def name(self) -> str:
+        """E.g. ``"C8 samples on a 7x7 grid of C4"``."""
+        grid = f" on a {'x'.join(map(str, self.shape))} grid" if self.shape else ""
+        return f"{self.samples.name} samples{grid} of {self.group.name}"
+
+    @property
+    def permutes(self) -> bool:
+        """For lattice groups only."""
+        return acts_by_lattice(self.group)
+
+
+@functools.lru_cache(maxsize=64)
+def _order(g: GroupElement) -> tuple[int, ...]:
+    """Where ``g^-1 u`` stands, for every ``u``."""
+    places = {u: i for i, u in enumerate(g.group.elements())}
+    return tuple(places[g.inverse() @ u] for u in places)
 
 
 def vector_action(rep: Representation) -> Action:

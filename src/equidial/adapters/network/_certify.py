@@ -14,11 +14,12 @@ from torch import nn
 from equidial._version import __version__
 from equidial.adapters._batches import logits_of
 from equidial.adapters._config import SoftEquivarianceConfig
-from equidial.adapters._fold import fold
+from equidial.adapters._fold import fold_tensors
 from equidial.adapters._matching import pattern_for
 from equidial.adapters._state import find_root
 from equidial.adapters.network._actions import Action, TrivialAction, VectorAction, grid_action, vector_action
 from equidial.adapters.network._function_rules import FUNCTION_RULES
+from equidial.adapters.network._group_rules import GROUP_RULES
 from equidial.adapters.network._module_rules import MODULE_RULES
 from equidial.adapters.network._search import ErrorSearch
 from equidial.adapters.network._trace import trace
@@ -27,12 +28,16 @@ from equidial.certificates import Bounds, NetworkCertificate, NetworkStep, certi
 from equidial.errors import ArgumentError, explain
 from equidial.filters import Constraint, resolve_radius
 from equidial.groups import Group, GroupElement
+from equidial.nn import has_continuous_layers
 from equidial.representations import Trivial
 
 HYPOTHESES = (
     "evaluation mode, weights as stored, exact arithmetic",
     "LAPACK's eigenvalues of symmetric matrices within 16 k u of their norm",
 )
+
+CONTINUOUS = "continuous kernels evaluated in float64 to 1e-13 of their features, or 1e-14 per unit of coordinates"
+"""A hypothesis more, for layers of :mod:`equidial.nn` with a continuous kernel."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,10 @@ def certify_network(
         seed: of the search for the largest error, reported beside the bound as ``measured``.
 
     Images ``[B, C, h, w]`` and signals ``[B, C, n]`` are moved by C2, C4, D1, D2, D4 and flips as permutations of their
-    grid; other inputs carry the declared input of the first declared linear layer. Intermediate actions follow from
-    there. Where a module has no Lipschitz constant (softmax attention) or does not commute with the action, the
-    certificate abstains: kind ``"abstained"``, with the module and the reason, and no number.
+    grid, features of :mod:`equidial.nn` with a group axis as permutations of samples and grid; other inputs carry the
+    declared input of the first declared linear layer. Intermediate actions follow from there. Where a module has no
+    Lipschitz constant (softmax attention) or does not commute with the action, the certificate abstains: kind
+    ``"abstained"``, with the module and the reason, and no number.
 
     The model is copied and left as it is. Raises ``ArgumentError`` for wrong or conflicting arguments and for inputs
     that the model refuses; ``GroupActionError`` for images on which the group cannot act. Cost: one forward pass in
@@ -128,7 +134,7 @@ def ask(
         raise ArgumentError(
             explain(f"an element of {group.name} other than the identity within the radius", f"{reach:g}", "enlarge it")
         )
-    merged = {**MODULE_RULES, **FUNCTION_RULES, **(rules or {})}
+    merged = {**MODULE_RULES, **GROUP_RULES, **FUNCTION_RULES, **(rules or {})}
     return Question(group, reach, elements, config, x, None if ball is None else float(ball), merged, seed)
 
 
@@ -168,7 +174,7 @@ def plain_copy(model: nn.Module) -> nn.Module:
     """A folded copy in float64 on the CPU, in evaluation mode; stored weights are copied without rounding."""
     copied = copy.deepcopy(model)
     if find_root(copied) is not None:
-        fold(copied)
+        fold_tensors(copied)
     return copied.to("cpu", torch.float64).eval().requires_grad_(False)
 
 
@@ -204,7 +210,7 @@ def answer(
         "elements": question.described,
         "group": question.group.name,
         "dtype": dtype,
-        "hypotheses": HYPOTHESES,
+        "hypotheses": (*HYPOTHESES, *((CONTINUOUS,) if has_continuous_layers(model) else ())),
         "library": __version__,
     }
     try:

@@ -15,6 +15,7 @@ from equidial.adapters._geometry import Window, acts_by_lattice
 from equidial.adapters.network._actions import (
     Action,
     GridAction,
+    SamplesAction,
     TrivialAction,
     VectorAction,
     grid_action,
@@ -122,7 +123,7 @@ def concatenate(call: Call) -> Value:
         action = vector_action(functools.reduce(operator.add, reps))
     elif any(a != action for a in actions):
         call.abstain(f"{call.label} of {' and '.join(dict.fromkeys(a.name for a in actions))}, which move differently")
-    elif isinstance(action, GridAction) and axis in action.axes:
+    elif isinstance(action, GridAction | SamplesAction) and axis in action.axes:
         call.abstain(f"{call.label} along the grid axis of {action.name}")
     if axis == 0 or len(tensor) != call.walk.inputs:
         call.abstain(f"{call.label} along the batch axis")
@@ -158,13 +159,36 @@ def _without(call: Call, axes: Sequence[int], keepdim: bool) -> Action:
             call.require_permutation()
             return TrivialAction()
         call.abstain(f"{call.label} over a part of {action.name}; average over all its axes at once")
+    if isinstance(action, SamplesAction):
+        return _without_samples(call, action, axes, keepdim)
     if call.x.tensor.ndim - 1 in axes:
         call.abstain(f"{call.label} over the entries of {action.name}")
     return action
 
 
+def _without_samples(call: Call, action: SamplesAction, axes: Sequence[int], keepdim: bool) -> Action:
+    """Over the samples an image is left, over all places the samples, over both nothing that moves."""
+    inside, places = set(axes) & set(action.axes), set(action.axes) - {2}
+    if not inside and (keepdim or min(axes) > max(action.axes)):
+        return action
+    call.require_permutation()
+    if inside == set(action.axes):
+        return TrivialAction()
+    if inside == {2} and len(axes) == 1 and not keepdim:
+        return grid_action(action.group, action.shape, 2)
+    if inside == places and len(axes) == len(places):
+        return SamplesAction(action.group, action.samples, tuple(1 for _ in places) if keepdim else ())
+    call.abstain(f"{call.label} over a part of {action.name}; average over samples, over all places, or over both")
+
+
+def _refuse_samples(call: Call) -> None:
+    if isinstance(call.x.action, SamplesAction):
+        call.abstain(f"{call.label} of {call.x.action.name}; pool the group axis before it (GroupPool2d)")
+
+
 def reshape(call: Call) -> Value:
     """``flatten``, ``view``, ``reshape``, ``squeeze``..: the grid must stay whole, or become part of a vector."""
+    _refuse_samples(call)
     x = call.x
     tensor = call.result()
     old, new = tuple(x.tensor.shape), tuple(tensor.shape)
@@ -181,7 +205,7 @@ def _reshaped(call: Call, old: tuple[int, ...], new: tuple[int, ...]) -> Action:
         if new[-1] != old[-1]:
             call.abstain(f"{call.label} from {old} to {new} takes the entries of {action.name} apart")
         return action
-    assert isinstance(action, GridAction), "there are three kinds of actions"
+    assert isinstance(action, GridAction), "samples are refused above, and there are three other kinds of actions"
     before = math.prod(old[: action.axis])
     points = math.prod(action.shape)
     for axis in range(1, len(new)):
@@ -199,6 +223,7 @@ def _reshaped(call: Call, old: tuple[int, ...], new: tuple[int, ...]) -> Action:
 
 def permute(call: Call) -> Value:
     """``permute``, ``transpose``, ``movedim``: the grid axes stay together and in order."""
+    _refuse_samples(call)
     x = call.x
     tensor = call.result()
     # axes of distinct sizes tell where each one goes
@@ -221,6 +246,7 @@ def take(call: Call) -> Any:
     """``h[..]``: slices of axes that do not move; strided slices of a grid where they are symmetric."""
     if not isinstance(call.args[0], Value):
         call.abstain(f"{call.label} by a value")
+    _refuse_samples(call)
     x, given = call.x, call.args[1]
     index = list(given) if isinstance(given, tuple) else [given]
     if any(i is Ellipsis for i in index):
@@ -262,6 +288,7 @@ def pad(call: Call) -> Value:
     """Zeros around axes that do not move, or around a grid on both sides alike."""
     if call.argument(2, "mode", "constant") != "constant" or (call.argument(3, "value") or 0) != 0:
         call.abstain(f"{call.label} with other values than zeros")
+    _refuse_samples(call)
     amounts, x = list(call.args[1]), call.x
     action, last = x.action, x.tensor.ndim - 1
     pairs = {last - i: (amounts[2 * i], amounts[2 * i + 1]) for i in range(len(amounts) // 2)}

@@ -17,6 +17,7 @@ from equidial.adapters._matching import pattern_for
 from equidial.adapters.network._actions import (
     Action,
     GridAction,
+    SamplesAction,
     TrivialAction,
     VectorAction,
     grid_action,
@@ -84,7 +85,7 @@ def convolution(call: Call) -> Value:
         require_symmetric(call, window, size)
     weight = module.weight.detach()
     padded = tuple(n + b + a for n, b, a in zip(size, window.before, window.after, strict=True))
-    spread = 1.0 if module.padding_mode == "zeros" else _padding_gain(module, size, window)
+    spread = 1.0 if module.padding_mode == "zeros" else padding_gain(module.padding_mode, size, window)
 
     key = (padded, spread, window.stride, window.dilation, module.groups)
     gain = spread * call.walk.remembered(
@@ -96,7 +97,7 @@ def convolution(call: Call) -> Value:
     taps, fan_in = math.prod(window.kernel), weight[0].numel()
     defect, direct = call.no_defect(), None
     if action is not None and max(window.kernel) > 1:
-        moved = _moved(call, weight)
+        moved = moved_kernels(call, weight)
         sizes = (window.stride, padded, window.dilation, module.groups)
         defect = spread * call.walk.remembered(
             "moved kernels", weight, key, compute=lambda: convolution_norms(moved, *sizes)
@@ -121,7 +122,7 @@ def _without_bias(call: Call, kernels: torch.Tensor) -> torch.Tensor:
     return torch.stack([norms_of(module._conv_forward(call.x.tensor, kernel, None)) for kernel in kernels], dim=1)
 
 
-def _moved(call: Call, weight: torch.Tensor) -> torch.Tensor:
+def moved_kernels(call: Call, weight: torch.Tensor) -> torch.Tensor:
     """``g w - w`` for every element, ``[E, out, in/groups, k..]``."""
     assert call.walk.elements is not None, "lattice groups are finite"
     pixels = Pixels(call.walk.group, tuple(weight.shape[2:]))
@@ -129,12 +130,12 @@ def _moved(call: Call, weight: torch.Tensor) -> torch.Tensor:
     return torch.stack([(pixels.map_of(g).on_last_axis(flat) - flat).reshape(weight.shape) for g in call.walk.elements])
 
 
-def _padding_gain(module: Any, size: tuple[int, ...], window: Window) -> float:
+def padding_gain(mode: str, size: tuple[int, ...], window: Window) -> float:
     """Norm of padding by copies: the root of how often one pixel is copied at most."""
     copies = 1
     for n, before, after in zip(size, window.before, window.after, strict=True):
         index = torch.arange(n, dtype=torch.float64)[None, None]
-        padded = nn.functional.pad(index, (before, after), mode=module.padding_mode)
+        padded = nn.functional.pad(index, (before, after), mode=mode)
         copies *= int(torch.bincount(padded.long().flatten(), minlength=n).max())
     return math.sqrt(copies) * (1 + 1e-15)
 
@@ -159,7 +160,7 @@ def linear(call: Call) -> Value:
         if not rep.is_permutation:
             call.abstain(f"it has no declared output space; add representations={{{call.where!r}: ({rep.name!r}, ..)}}")
         return _between(call, gain, lost, positions, rep, module.out_features * Trivial(rep.group))
-    if isinstance(action, GridAction) and call.x.tensor.ndim - 1 in action.axes:
+    if isinstance(action, GridAction | SamplesAction) and call.x.tensor.ndim - 1 in action.axes:
         call.abstain(f"it mixes the points of {action.name}; pool or flatten before it")
     return call.linear(gain, lost, call.no_defect())
 
@@ -223,12 +224,12 @@ def layer_norm(call: Call) -> Value:
     axes = len(module.normalized_shape)
     action = call.x.action
     if isinstance(action, VectorAction) or (
-        isinstance(action, GridAction) and max(action.axes) >= call.x.tensor.ndim - axes
+        isinstance(action, GridAction | SamplesAction) and max(action.axes) >= call.x.tensor.ndim - axes
     ):
         call.abstain(f"{call.label} normalises over the entries of {action.name}")
     call.require_permutation()
     rows = call.x.tensor.flatten(-axes)
-    return _normalised(call, rows.reshape(len(rows), -1, rows.shape[-1]), module.weight, module.eps)
+    return normalised(call, rows.reshape(len(rows), -1, rows.shape[-1]), module.weight, module.eps)
 
 
 def group_norm(call: Call) -> Value:
@@ -239,10 +240,10 @@ def group_norm(call: Call) -> Value:
         call.abstain(f"{call.label} normalises over the entries of {action.name}")
     call.require_permutation()
     x = call.x.tensor
-    return _normalised(call, x.reshape(len(x), module.num_groups, -1), module.weight, module.eps)
+    return normalised(call, x.reshape(len(x), module.num_groups, -1), module.weight, module.eps)
 
 
-def _normalised(call: Call, rows: torch.Tensor, scale: torch.Tensor | None, eps: float) -> Value:
+def normalised(call: Call, rows: torch.Tensor, scale: torch.Tensor | None, eps: float) -> Value:
     count = rows.shape[-1]
     centred = (rows - rows.mean(-1, keepdim=True)).norm(dim=-1).amin(1)
     distance = call.x.bounds.rounding + call.x.bounds.reach + gamma(count + 8) * call.x.bounds.center
