@@ -57,8 +57,8 @@ def certify(
             together with its ``config``; one with layers of continuous kernels needs none.
         config: which tensors carry which representation; needed for plain models only.
         radius: largest distance of the elements, in the group's unit (radians, one-pixel steps); default: the
-            configured radius, else the whole group. Continuous kernels know only a radius that is given here, radians on
-            a group axis and places along translations; by default all samples, and shifts by up to half of the places.
+            configured radius, else the whole group. Continuous kernels know only a radius that is given here, radians
+            on a group axis and places along translations; default: all samples, and shifts by up to half of the places.
         norm: of numerator and denominator. ``"frobenius"``: of the tensor; ``"spectral"``: of the matrix, a kernel as
             ``[out, in * window]``, so that the bound is one for every input; ``"jacobian"``: Frobenius, of the matrix
             of the whole layer, which with zero padding counts each tap as often as it meets the image (paper A's
