@@ -132,7 +132,8 @@ class ContinuousConv(nn.Module):
     def _features_by_place(self, sizes: tuple[int, ...]) -> torch.Tensor:
         """``[U, P, V T, M]`` of the whole window at every output place, with the Haar weight."""
         phi, taps = self.sampled_features(self.coordinates.places(sizes))
-        return self._in_window(phi, taps, -2).transpose(0, 1).flatten(2, 3) / self.coordinates.inputs
+        phi = self._in_window(phi, taps, -2).transpose(0, 1).flatten(2, 3)
+        return phi if self.coordinates.inputs == 1 else phi / self.coordinates.inputs
 
     # -- forward
 
