@@ -13,7 +13,7 @@ Places are treated one output row at a time, so that ``A`` stays in the cache; t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +31,12 @@ class Geometry:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     dilation: tuple[int, int]
+
+    @classmethod
+    def of(cls, sizes: Sequence[int]) -> Geometry:
+        """From the six numbers in a row."""
+        a, b, c, d, e, f = sizes
+        return cls((a, b), (c, d), (e, f))
 
     def outputs(self, size: tuple[int, int]) -> tuple[int, int]:
         """Places along each axis for a padded input of this size."""
@@ -61,65 +67,106 @@ def position_convolution(
     x = functional.pad(x, (0, 0, 0, -x.shape[3] % geometry.dilation[0]))
     places = x.permute(2, 3, 4, 0, 1).contiguous()
     phi = phi.reshape(h, w, x.shape[2], -1, phi.shape[-1])
-    return _PositionConvolution.apply(places, phi, weight, geometry, groups).permute(2, 3, 0, 1)
+    sizes = [*geometry.kernel, *geometry.stride, *geometry.dilation]
+    return _forward(places, phi.contiguous(), weight.contiguous(), sizes, groups).permute(2, 3, 0, 1)
 
 
-class _PositionConvolution(torch.autograd.Function):
-    """On ``x [V, H, W, B, C]``, ``phi [h, w, V, T, M]``, ``weight [O, C/g, M]`` to ``y [h, w, B, O]``."""
+# Operators of their own, so that a compiler takes the loops below as one node and does not unroll them. On
+# x [V, H, W, B, C], phi [h, w, V, T, M], weight [O, C / g, M] to y [h, w, B, O].
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: Geometry, groups: int
-    ) -> torch.Tensor:
-        """Band by band, row by row."""
-        phi, weight = phi.contiguous(), weight.contiguous()
-        ctx.save_for_backward(x, phi, weight)
-        ctx.geometry, ctx.groups = geometry, groups
-        mixing = weight.view(groups, weight.shape[0] // groups, -1)
-        y = x.new_empty(*phi.shape[:2], x.shape[3], weight.shape[0])
-        for band in _bands(x, phi, geometry):
-            unfolded = _taps(x, geometry, band).contiguous()
-            for row in range(len(y)):
-                gathered = _gather(_window(unfolded, geometry, row), phi[row, band])
-                mixed = torch.bmm(_by_group(gathered, x, groups), mixing.mT)
-                y[row, band] = mixed.transpose(0, 1).reshape(y[row, band].shape)
-        return y
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: torch.Tensor) -> tuple[Any, ...]:
-        """The unfolded input and ``A`` are computed again."""
-        x, phi, weight = ctx.saved_tensors
-        geometry, groups = ctx.geometry, ctx.groups
-        need_x, need_phi, need_weight = ctx.needs_input_grad[:3]
-        dy, mixing = dy.contiguous(), weight.view(groups, weight.shape[0] // groups, -1)
-        dx, dphi, dmixing = torch.zeros_like(x), torch.empty_like(phi), torch.zeros_like(mixing)
-        for band in _bands(x, phi, geometry):
-            unfolded = _taps(x, geometry, band).contiguous()
-            dunfolded = torch.zeros_like(unfolded) if need_x else unfolded
-            for row in range(len(phi)):
-                window, features = _window(unfolded, geometry, row), phi[row, band]
-                part = _by_group(dy[row, band], x, groups)
-                if need_weight:
-                    dmixing.baddbmm_(part.mT, _by_group(_gather(window, features), x, groups))
-                if need_x or need_phi:
-                    dgathered = torch.bmm(part, mixing).transpose(0, 1).reshape(len(features), -1, phi.shape[-1])
-                for v in range(len(x)):
-                    if need_phi:
-                        dphi[row, band, v] = torch.bmm(window[v], dgathered)
-                    if need_x:
-                        # the windows of different columns lie apart: this addition in place is well defined
-                        _window(dunfolded, geometry, row)[v].add_(torch.bmm(features[:, v], dgathered.mT))
-            if need_x:
-                for tap in range(geometry.kernel[1]):  # within one tap every place is read once
-                    _taps(dx, geometry, band)[..., tap, :].add_(dunfolded[..., tap, :])
-        return (
-            dx if need_x else None,
-            dphi if need_phi else None,
-            dmixing.view(weight.shape) if need_weight else None,
-            None,
-            None,
-        )
+@torch.library.custom_op("equidial::position_convolution", mutates_args=())
+def _forward(
+    x: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, sizes: Sequence[int], groups: int
+) -> torch.Tensor:
+    """Band by band, row by row."""
+    geometry, mixing = Geometry.of(sizes), weight.view(groups, weight.shape[0] // groups, -1)
+    y = x.new_empty(*phi.shape[:2], x.shape[3], weight.shape[0])
+    for band in _bands(x, phi, geometry):
+        unfolded = _taps(x, geometry, band).contiguous()
+        for row in range(len(y)):
+            gathered = _gather(_window(unfolded, geometry, row), phi[row, band])
+            mixed = torch.bmm(_by_group(gathered, x, groups), mixing.mT)
+            y[row, band] = mixed.transpose(0, 1).reshape(y[row, band].shape)
+    return y
+
+
+@torch.library.custom_op("equidial::position_convolution_backward", mutates_args=())
+def _backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    phi: torch.Tensor,
+    weight: torch.Tensor,
+    sizes: Sequence[int],
+    groups: int,
+    need_x: bool,
+    need_phi: bool,
+    need_weight: bool,
+) -> list[torch.Tensor]:
+    """Gradients of x, phi and weight, empty where not needed; the unfolded input and ``A`` are computed again."""
+    geometry, mixing = Geometry.of(sizes), weight.view(groups, weight.shape[0] // groups, -1)
+    dx, dphi, dweight = _gradients(x, phi, weight, need_x, need_phi, need_weight)
+    dmixing = dweight.zero_().view(mixing.shape) if need_weight else mixing
+    dx.zero_()
+    for band in _bands(x, phi, geometry):
+        unfolded = _taps(x, geometry, band).contiguous()
+        dunfolded = torch.zeros_like(unfolded) if need_x else unfolded
+        for row in range(len(phi)):
+            window, features = _window(unfolded, geometry, row), phi[row, band]
+            part = _by_group(dy[row, band], x, groups)
+            if need_weight:
+                dmixing.baddbmm_(part.mT, _by_group(_gather(window, features), x, groups))
+            if not (need_x or need_phi):
+                continue
+            dgathered = torch.bmm(part, mixing).transpose(0, 1).reshape(len(features), -1, phi.shape[-1])
+            for v in range(len(x)):
+                if need_phi:
+                    dphi[row, band, v] = torch.bmm(window[v], dgathered)
+                if need_x:
+                    # the windows of different columns lie apart: this addition in place is well defined
+                    _window(dunfolded, geometry, row)[v].add_(torch.bmm(features[:, v], dgathered.mT))
+        if need_x:
+            for tap in range(geometry.kernel[1]):  # within one tap every place is read once
+                _taps(dx, geometry, band)[..., tap, :].add_(dunfolded[..., tap, :])
+    return [dx, dphi, dweight]
+
+
+@_forward.register_fake
+def _(x: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, sizes: Sequence[int], groups: int) -> torch.Tensor:
+    return x.new_empty(*phi.shape[:2], x.shape[3], weight.shape[0])
+
+
+@_backward.register_fake
+def _(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    phi: torch.Tensor,
+    weight: torch.Tensor,
+    sizes: Sequence[int],
+    groups: int,
+    need_x: bool,
+    need_phi: bool,
+    need_weight: bool,
+) -> list[torch.Tensor]:
+    return _gradients(x, phi, weight, need_x, need_phi, need_weight)
+
+
+def _gradients(x: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, *needed: bool) -> list[torch.Tensor]:
+    return [torch.empty_like(t) if need else t.new_empty(0) for t, need in zip((x, phi, weight), needed, strict=True)]
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, phi, weight, ctx.sizes, ctx.groups = inputs
+    ctx.save_for_backward(x, phi, weight)
+
+
+def _differentiate(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    need = ctx.needs_input_grad[:3]
+    found = _backward(dy.contiguous(), *ctx.saved_tensors, ctx.sizes, ctx.groups, *need)
+    return *(d if needed else None for d, needed in zip(found, need, strict=True)), None, None
+
+
+torch.library.register_autograd("equidial::position_convolution", _differentiate, setup_context=_keep)
 
 
 def _bands(x: torch.Tensor, phi: torch.Tensor, geometry: Geometry) -> Iterator[slice]:
@@ -132,13 +179,11 @@ def _bands(x: torch.Tensor, phi: torch.Tensor, geometry: Geometry) -> Iterator[s
 
 def _taps(x: torch.Tensor, geometry: Geometry, band: slice) -> torch.Tensor:
     """A view ``[columns, V, residues, H / residues, kw, B C]``: the row of taps that each output column sees."""
-    v, height, width, b, c = x.shape
-    (sw, dw), dh, place = (geometry.stride[1], geometry.dilation[1]), geometry.dilation[0], b * c
-    return x.as_strided(
-        (band.stop - band.start, v, dh, height // dh, geometry.kernel[1], place),
-        (sw * place, height * width * place, width * place, dh * width * place, dw * place, 1),
-        x.storage_offset() + band.start * sw * place,
-    )
+    (kw, stride), (dh, dw) = (geometry.kernel[1], geometry.stride[1]), geometry.dilation
+    reach = dw * (kw - 1) + 1
+    seen = x.flatten(3)[:, :, stride * band.start : stride * (band.stop - 1) + reach]
+    taps = seen.unfold(2, reach, stride)[..., ::dw]  # [V, H, columns, B C, kw]
+    return taps.permute(2, 0, 1, 4, 3).unflatten(2, (-1, dh)).transpose(2, 3)
 
 
 def _window(unfolded: torch.Tensor, geometry: Geometry, row: int) -> torch.Tensor:

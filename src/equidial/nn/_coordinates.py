@@ -7,6 +7,7 @@ the coordinate 1, its absence 0.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,9 +83,11 @@ class Coordinates:
 
     def taps(self) -> torch.Tensor:
         """Indices of the taps in the support."""
-        grid = self.grid()
-        reach = 1.0 if self.support == "disk" else math.inf
-        return (grid.square().sum(-1) <= reach + 1e-9).nonzero()[:, 0]
+        half = max(max(self.kernel) - 1, 1) / 2
+        reach = 1 + 1e-9 if self.support == "disk" else math.inf
+        # in Python: how many there are must be known while a compiler traces
+        every = itertools.product(*([((i - (k - 1) / 2) / half) ** 2 for i in range(k)] for k in self.kernel))
+        return torch.tensor([i for i, squares in enumerate(every) if sum(squares) <= reach])
 
     def places(self, sizes: tuple[int, ...]) -> torch.Tensor:
         """Coordinates of output places, ``[P, axes]`` float64, row-major."""
