@@ -84,28 +84,27 @@ class ContinuousConv(nn.Module):
         if self.weight.is_meta:
             return
         with torch.no_grad():
-            power = output_power(self._stack(), self.nonlinearity)
+            power = output_power(*self._depths(), self.nonlinearity)
             fan = self.in_channels // self.groups
             nn.init.normal_(self.weight, std=1 / math.sqrt(fan * max(power, 1e-12)))
             if self.bias is not None:
                 nn.init.zeros_(self.bias)
 
-    def _stack(self) -> list[torch.Tensor]:
-        """Features ``[U, V, kh, kw, M]`` of a stack of such layers with their Haar weight, this one first."""
+    def _depths(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Features ``[U, V, kh, kw, M]`` with their Haar weight, of this layer and of others like it, by depth."""
         kernel = self.windows.kernel if len(self.windows.kernel) == 2 else (1, *self.windows.kernel)
-        layers = [self.features]
-        taps, axes, made = self.coordinates.taps(), len(self.windows.kernel), []
-        depth = 1 if self.coordinates.inputs < self.coordinates.outputs else DEPTH
+        taps, others = self.coordinates.taps(), copy.deepcopy(self.features)
+        redraw = getattr(others, "reset_parameters", None)
+        made: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            places = torch.rand(depth, axes, dtype=torch.float64) * 2 - 1
-            for _ in range(1, depth):
-                layers.append(copy.deepcopy(self.features))
-                if callable(redraw := getattr(layers[-1], "reset_parameters", None)):
+            for _ in range(1 if self.coordinates.inputs < self.coordinates.outputs else DEPTH):
+                place = torch.rand(1, len(self.windows.kernel), dtype=torch.float64) * 2 - 1
+                if callable(redraw):
                     redraw()
-        for features, place in zip(layers, places, strict=True):
-            phi = self._evaluate(features, taps, place[None])[0] / self.coordinates.inputs
-            made.append(self._in_window(phi, taps, -2).cpu().float().unflatten(-2, kernel))
+                for features, row in zip((self.features, others), made, strict=True):
+                    phi = self._evaluate(features, taps, place)[0] / self.coordinates.inputs
+                    row.append(self._in_window(phi, taps, -2).cpu().float().unflatten(-2, kernel))
         return made
 
     @property
