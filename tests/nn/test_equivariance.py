@@ -185,6 +185,24 @@ def test_the_defect_rises_from_0_with_a_continuous_frequency() -> None:
     assert found[2] / found[1] == pytest.approx(10, rel=0.05)
 
 
+@pytest.mark.parametrize("harmonics", [False, True])
+def test_the_cut_lies_at_pi_and_harmonics_have_none(harmonics: bool) -> None:
+    """From one sample to the next the continuous coordinate moves by one step, at pi by ``N - 1`` steps back."""
+    n = 16
+    layer = PointwiseGroupConv2d(2, 2, group=f"C{n}", omega_prime={"rotation": 1}, harmonics=harmonics).double()
+    if not harmonics:
+        layer.omega_prime.set("rotation", 0.01)
+    angles = layer.coordinates.absolute(layer.weight)
+    assert angles is not None
+    steps = (angles.roll(-1, 0) - angles).norm(dim=-1)
+    if harmonics:
+        assert torch.allclose(steps, steps[:1].expand(n), atol=1e-12)
+    else:
+        expected = torch.full((n,), 0.01 * 2 * math.pi / n, dtype=torch.float64)
+        expected[n // 2] *= n - 1  # from pi to the next sample
+        assert torch.allclose(steps, expected, atol=1e-12)
+
+
 def dense(layer: Any, size: int) -> torch.Tensor:
     """The matrix of a linear layer, from its own outputs on unit images."""
     shape = [layer.in_channels] + ([] if layer.coordinates.lifts else [layer.samples.size]) + [size, size]

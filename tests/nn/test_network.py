@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -208,3 +210,17 @@ def test_the_summary_says_what_was_learned_and_what_it_breaks() -> None:
     assert "* learned" in text
     assert str(summary(nn.ReLU())) == "no layer with a continuous kernel"
     assert str(summary(SoftConv2d(1, 1, 3))).splitlines()[1].startswith("(the model)")
+
+
+def test_the_code_of_the_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "nn.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+    assert len(blocks) == 5
+    assert names["y"].shape == (2, 10)
+    assert blocks[0].count("ed.nn.") == 3
+    printed = capsys.readouterr().out
+    assert "rotation 0.5" in printed
+    assert "* learned" in printed
