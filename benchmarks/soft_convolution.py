@@ -37,6 +37,7 @@ from equidial.nn import GroupConv2d, SoftConv2d
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 OURS, PLAIN = "contraction", "plain convolution"
 QUARTER, SOFT_ROTATION = 0.25, 1.05
+TINY = [1, 4, 4, 3, 8]  # what libraries load and keep at the first call, whatever the size
 
 
 @dataclass(frozen=True)
@@ -132,18 +133,21 @@ def translations(arguments: argparse.Namespace) -> tuple[list[dict[str, object]]
     timings, apart = times({name: problem.layer(name) for name in methods}, x, arguments)
     rows: list[dict[str, object]] = []
     call: dict[str, float] = {}
+    above: dict[str, float] = {}
     sizes = [problem.batch, problem.channels, problem.features, problem.kernel, problem.image]
     for name in methods:
         memory = peak_memory("benchmarks.soft_convolution:one_step", [name, sizes], arguments.threads)
         call[name] = memory["peak_mib"] - memory["before_mib"]
+        small = peak_memory("benchmarks.soft_convolution:one_step", [name, TINY], arguments.threads)
+        above[name] = call[name] - (small["peak_mib"] - small["before_mib"])
         spent, ratio = timings.summary(name), timings.ratio(OURS, name)
         row = {"method": name, "seconds": spent.to_dict(), "ours_over_this": ratio.to_dict(), **memory}
         count = problem.multiplications(name)
         rows.append({**row, "multiplications_1e9": count, "apart": apart[name]})
         print(
             f"{name:<18} {spent!s:<40} {spent.count:>2} rounds\n{'':<18} ours takes {ratio} of it\n"
-            f"{'':<18} {call[name]:.0f} MiB, {count:.2f}e9 multiplications, {count / spent.median:.0f}e9/s"
-            + (f", output apart {apart[name]:.0e}" if name in FORMS else "")
+            f"{'':<18} {call[name]:.0f} MiB, {above[name]:.0f} above a tiny step, {count:.2f}e9 multiplications,"
+            f" {count / spent.median:.0f}e9/s" + (f", output apart {apart[name]:.0e}" if name in FORMS else "")
         )
     for name, rate in rates(problem, arguments.rounds).items():
         print(f"rate: {name:<36} {rate:.0f}e9/s")
@@ -156,8 +160,8 @@ def translations(arguments: argparse.Namespace) -> tuple[list[dict[str, object]]
     findings = [
         Finding("time", f"time against the fastest materialised form ({fastest}): {number(ratio)}, at"
                 f" {number(share)} of its multiplications; target {QUARTER}", {"ratio": ratio}, ratio <= QUARTER),
-        Finding("memory", f"memory against that form: {number(memory_ratio)}, against the smallest"
-                f" {number(call[OURS] / least)}; target {QUARTER}", {"ratio": memory_ratio},
+        Finding("memory", f"memory against that form: {number(memory_ratio)}, above what a tiny step takes"
+                f" {number(above[OURS] / above[fastest])}; target {QUARTER}", {"ratio": memory_ratio},
                 call[OURS] <= QUARTER * min(least, call[fastest])),
         Finding("plain", f"time against a plain convolution: {number(against_plain)}, at {number(flops)} times its"
                 " multiplications (a target of 3 holds on a GPU only)", {"ratio": against_plain}),
