@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import math
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -18,7 +19,7 @@ from equidial.nn._contraction import position_convolution
 from equidial.nn._coordinates import SPACE, Coordinates
 from equidial.nn._features import Kernel, make_features
 from equidial.nn._frequencies import Frequencies, spell_axes
-from equidial.nn._initial import NONLINEARITIES, output_power
+from equidial.nn._initial import DEPTH, NONLINEARITIES, output_power
 
 Scales = float | Mapping[str, float] | Frequencies
 Learned = bool | Collection[str]
@@ -83,14 +84,28 @@ class ContinuousConv(nn.Module):
         if self.weight.is_meta:
             return
         with torch.no_grad():
-            phi, taps = self.sampled_features()
-            phi = self._in_window(phi, taps, -2) / self.coordinates.inputs
-            kernel = self.windows.kernel if len(self.windows.kernel) == 2 else (1, *self.windows.kernel)
-            power = output_power(phi.cpu().unflatten(-2, kernel), self.nonlinearity)
+            power = output_power(*self._depths(), self.nonlinearity)
             fan = self.in_channels // self.groups
             nn.init.normal_(self.weight, std=1 / math.sqrt(fan * max(power, 1e-12)))
             if self.bias is not None:
                 nn.init.zeros_(self.bias)
+
+    def _depths(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Features ``[U, V, kh, kw, M]`` with their Haar weight, of this layer and of others like it, by depth."""
+        kernel = self.windows.kernel if len(self.windows.kernel) == 2 else (1, *self.windows.kernel)
+        taps, others = self.coordinates.taps(), copy.deepcopy(self.features)
+        redraw = getattr(others, "reset_parameters", None)
+        made: tuple[list[torch.Tensor], list[torch.Tensor]] = ([], [])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            for _ in range(1 if self.coordinates.inputs < self.coordinates.outputs else DEPTH):
+                place = torch.rand(1, len(self.windows.kernel), dtype=torch.float64) * 2 - 1
+                if callable(redraw):
+                    redraw()
+                for features, row in zip((self.features, others), made, strict=True):
+                    phi = self._evaluate(features, taps, place)[0] / self.coordinates.inputs
+                    row.append(self._in_window(phi, taps, -2).cpu().float().unflatten(-2, kernel))
+        return made
 
     @property
     def varies_in_space(self) -> bool:
@@ -104,10 +119,19 @@ class ContinuousConv(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """``phi [U, V, T, M]``, or ``[P, U, V, T, M]`` at places, and the taps ``[T]`` of the window it speaks of."""
         taps = self.coordinates.taps()
+        return self._evaluate(self.features, taps, places, order), taps
+
+    def _evaluate(
+        self,
+        features: nn.Module,
+        taps: torch.Tensor,
+        places: torch.Tensor | None = None,
+        order: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         a = self.coordinates.relative(taps, self.weight)
         b = self.coordinates.absolute(self.weight, places, order)
-        phi = self.features(a, None if b is None else b[..., None, None, :])
-        return phi.expand(*(() if places is None else (len(places),)), *phi.shape[-4:]), taps
+        phi = features(a, None if b is None else b[..., None, None, :])
+        return phi.expand(*(() if places is None else (len(places),)), *phi.shape[-4:])
 
     def kernel(self, places: torch.Tensor | None = None, order: torch.Tensor | None = None) -> torch.Tensor:
         """The sampled kernel with its Haar weight ``1/V``, ``[out, U, in / groups, V, *kernel_size]``.
@@ -132,7 +156,8 @@ class ContinuousConv(nn.Module):
     def _features_by_place(self, sizes: tuple[int, ...]) -> torch.Tensor:
         """``[U, P, V T, M]`` of the whole window at every output place, with the Haar weight."""
         phi, taps = self.sampled_features(self.coordinates.places(sizes))
-        return self._in_window(phi, taps, -2).transpose(0, 1).flatten(2, 3) / self.coordinates.inputs
+        phi = self._in_window(phi, taps, -2).transpose(0, 1).flatten(2, 3)
+        return phi if self.coordinates.inputs == 1 else phi / self.coordinates.inputs
 
     # -- forward
 

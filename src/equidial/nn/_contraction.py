@@ -2,22 +2,26 @@
 
 With ``k_p[o, c, t] = sum_m weight[o, c, m] phi[p, t, m]`` for output place ``p``, tap ``t``, feature ``m``:
 
-    A[p, b, m, c] = sum_t phi[p, t, m] x[b, c, p + t],        y[b, o, p] = sum_mc weight[o, c, m] A[p, b, m, c]
+    A[p, b, c, m] = sum_t phi[p, t, m] x[b, c, p + t],        y[b, o, p] = sum_cm weight[o, c, m] A[p, b, c, m]
 
 The first product costs ``T M C`` per place and image, the second ``M C O``; the kernels, ``P T C O`` numbers whatever
-the batch, are never formed. Places are treated in chunks that stay in the cache: neither the unfolded input nor ``A``
-is kept for the backward pass, which computes them again.
+the batch, are never formed. Nor is the unfolded input: with the input unfolded along the width alone, the window of
+each place is one block of it, and blocks that overlap are read, and in the backward pass added to, where they lie.
+Places are treated one output row at a time, so that ``A`` stays in the cache; the backward pass computes it again.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn import functional
 
-_CHUNK_BYTES = {"cpu": 4 << 20, "cuda": 256 << 20}
-"""Memory of one chunk: second-level caches on the CPU, enough to fill the device on a GPU."""
+_BAND_BYTES = {"cpu": 5 << 20, "cuda": 256 << 20}
+"""Unfolded input of one band of output columns: near the second-level caches on the CPU; long rows on a GPU."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,12 @@ class Geometry:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     dilation: tuple[int, int]
+
+    @classmethod
+    def of(cls, sizes: Sequence[int]) -> Geometry:
+        """From the six numbers in a row."""
+        a, b, c, d, e, f = sizes
+        return cls((a, b), (c, d), (e, f))
 
     def outputs(self, size: tuple[int, int]) -> tuple[int, int]:
         """Places along each axis for a padded input of this size."""
@@ -50,121 +60,146 @@ def position_convolution(
         groups: as in torch.
 
     Shapes: to ``[B, O, h, w]``. Cost: ``B P C (T V M + M O)`` multiplications forward, about three times that
-    backward; memory: input, output, ``phi``, their gradients and one chunk.
+    backward; memory: input, output, ``phi``, their gradients and one band.
     """
-    b, c, v, height, width = x.shape
-    h, w = geometry.outputs((height, width))
-    places = x.permute(3, 4, 2, 0, 1).reshape(height, width, v, b, c)
-    y = _PositionConvolution.apply(places, phi.reshape(h, w, -1, phi.shape[-1]), weight, geometry, groups)
-    return y.permute(2, 3, 0, 1)
+    h, w = geometry.outputs((x.shape[3], x.shape[4]))
+    # whole residue classes of rows, so that the taps of a dilated window can be laid side by side
+    x = functional.pad(x, (0, 0, 0, -x.shape[3] % geometry.dilation[0]))
+    places = x.permute(2, 3, 4, 0, 1).contiguous()
+    phi = phi.reshape(h, w, x.shape[2], -1, phi.shape[-1])
+    sizes = [*geometry.kernel, *geometry.stride, *geometry.dilation]
+    return _forward(places, phi.contiguous(), weight.contiguous(), sizes, groups).permute(2, 3, 0, 1)
 
 
-class _PositionConvolution(torch.autograd.Function):
-    """On ``x [H, W, V, B, C]``, ``phi [h, w, V T, M]``, ``weight [O, C/g, M]`` to ``y [h, w, B, O]``."""
+# Operators of their own, so that a compiler takes the loops below as one node and does not unroll them. On
+# x [V, H, W, B, C], phi [h, w, V, T, M], weight [O, C / g, M] to y [h, w, B, O].
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: Geometry, groups: int
-    ) -> torch.Tensor:
-        """Chunk by chunk."""
-        x, phi = x.contiguous(), phi.contiguous()
-        ctx.save_for_backward(x, phi, weight)
-        ctx.geometry, ctx.groups = geometry, groups
-        mixing = _mixing(weight, groups)
-        out = x.new_empty(*phi.shape[:2], x.shape[3], weight.shape[0])
-        for rows in _chunks(x, phi):
-            gathered = _gather(_columns(x, geometry, rows), phi[rows], x.shape[3:], groups)
-            out[rows] = _mix(gathered, mixing).view(out[rows].shape)
-        return out
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, dy: torch.Tensor) -> tuple[Any, ...]:
-        """The columns and ``A`` are computed again."""
-        x, phi, weight = ctx.saved_tensors
-        geometry, groups = ctx.geometry, ctx.groups
-        need_x, need_phi, need_weight = ctx.needs_input_grad[:3]
-        mixing, dy = _mixing(weight, groups), dy.contiguous()
-        dx = torch.zeros_like(x) if need_x else None
-        dphi = torch.empty_like(phi) if need_phi else None
-        dmixing = torch.zeros_like(mixing) if need_weight else None
-        batch, channels = x.shape[3:]
-        for rows in _chunks(x, phi):
-            columns = _columns(x, geometry, rows)
-            part = dy[rows].reshape(-1, groups, weight.shape[0] // groups).transpose(0, 1)  # [g, pB, O/g]
-            if dmixing is not None:
-                gathered = _gather(columns, phi[rows], (batch, channels), groups)
-                dmixing.baddbmm_(gathered.mT, part)
-            if dx is None and dphi is None:
+@torch.library.custom_op("equidial::position_convolution", mutates_args=())
+def _forward(
+    x: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, sizes: Sequence[int], groups: int
+) -> torch.Tensor:
+    """Band by band, row by row."""
+    geometry, mixing = Geometry.of(sizes), weight.view(groups, weight.shape[0] // groups, -1)
+    y = x.new_empty(*phi.shape[:2], x.shape[3], weight.shape[0])
+    for band in _bands(x, phi, geometry):
+        unfolded = _taps(x, geometry, band).contiguous()
+        for row in range(len(y)):
+            gathered = _gather(_window(unfolded, geometry, row), phi[row, band])
+            mixed = torch.bmm(_by_group(gathered, x, groups), mixing.mT)
+            y[row, band] = mixed.transpose(0, 1).reshape(y[row, band].shape)
+    return y
+
+
+@torch.library.custom_op("equidial::position_convolution_backward", mutates_args=())
+def _backward(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    phi: torch.Tensor,
+    weight: torch.Tensor,
+    sizes: Sequence[int],
+    groups: int,
+    need_x: bool,
+    need_phi: bool,
+    need_weight: bool,
+) -> list[torch.Tensor]:
+    """Gradients of x, phi and weight, empty where not needed; the unfolded input and ``A`` are computed again."""
+    geometry, mixing = Geometry.of(sizes), weight.view(groups, weight.shape[0] // groups, -1)
+    dx, dphi, dweight = _gradients(x, phi, weight, need_x, need_phi, need_weight)
+    dmixing = dweight.zero_().view(mixing.shape) if need_weight else mixing
+    dx.zero_()
+    for band in _bands(x, phi, geometry):
+        unfolded = _taps(x, geometry, band).contiguous()
+        dunfolded = torch.zeros_like(unfolded) if need_x else unfolded
+        for row in range(len(phi)):
+            window, features = _window(unfolded, geometry, row), phi[row, band]
+            part = _by_group(dy[row, band], x, groups)
+            if need_weight:
+                dmixing.baddbmm_(part.mT, _by_group(_gather(window, features), x, groups))
+            if not (need_x or need_phi):
                 continue
-            features = phi[rows].flatten(0, 1)  # [p, VT, M]
-            dgathered = torch.bmm(part, mixing.mT)  # [g, pB, M C/g]
-            dgathered = dgathered.view(groups, len(features), batch, features.shape[-1], -1)
-            dgathered = dgathered.permute(1, 3, 2, 0, 4).reshape(len(features), features.shape[-1], -1)  # [p, M, BC]
-            if dphi is not None:
-                dphi[rows] = torch.bmm(columns, dgathered.mT).view(phi[rows].shape)
-            if dx is not None:
-                _scatter(dx, torch.bmm(features, dgathered), geometry, rows)
-        dweight = None if dmixing is None else _unmixing(dmixing, weight.shape, groups)
-        return dx, dphi, dweight, None, None
+            dgathered = torch.bmm(part, mixing).transpose(0, 1).reshape(len(features), -1, phi.shape[-1])
+            for v in range(len(x)):
+                if need_phi:
+                    dphi[row, band, v] = torch.bmm(window[v], dgathered)
+                if need_x:
+                    # the windows of different columns lie apart: this addition in place is well defined
+                    _window(dunfolded, geometry, row)[v].add_(torch.bmm(features[:, v], dgathered.mT))
+        if need_x:
+            for tap in range(geometry.kernel[1]):  # within one tap every place is read once
+                _taps(dx, geometry, band)[..., tap, :].add_(dunfolded[..., tap, :])
+    return [dx, dphi, dweight]
 
 
-def _chunks(x: torch.Tensor, phi: torch.Tensor) -> list[slice]:
-    h, w, taps, features = phi.shape
-    row = w * x.shape[3] * x.shape[4] * (taps + 2 * features) * x.element_size()
-    step = max(1, _CHUNK_BYTES.get(x.device.type, _CHUNK_BYTES["cuda"]) // row)
-    return [slice(i, min(i + step, h)) for i in range(0, h, step)]
+@_forward.register_fake
+def _(x: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, sizes: Sequence[int], groups: int) -> torch.Tensor:
+    return x.new_empty(*phi.shape[:2], x.shape[3], weight.shape[0])
 
 
-def _mixing(weight: torch.Tensor, groups: int) -> torch.Tensor:
-    """``[g, M C/g, O/g]``."""
-    out, into, features = weight.shape
-    return weight.view(groups, out // groups, into, features).permute(0, 3, 2, 1).reshape(groups, features * into, -1)
+@_backward.register_fake
+def _(
+    dy: torch.Tensor,
+    x: torch.Tensor,
+    phi: torch.Tensor,
+    weight: torch.Tensor,
+    sizes: Sequence[int],
+    groups: int,
+    need_x: bool,
+    need_phi: bool,
+    need_weight: bool,
+) -> list[torch.Tensor]:
+    return _gradients(x, phi, weight, need_x, need_phi, need_weight)
 
 
-def _unmixing(mixing: torch.Tensor, shape: torch.Size, groups: int) -> torch.Tensor:
-    out, into, features = shape
-    return mixing.view(groups, features, into, out // groups).permute(0, 3, 2, 1).reshape(shape)
+def _gradients(x: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, *needed: bool) -> list[torch.Tensor]:
+    return [torch.empty_like(t) if need else t.new_empty(0) for t, need in zip((x, phi, weight), needed, strict=True)]
 
 
-def _windows(x: torch.Tensor, geometry: Geometry, rows: slice) -> torch.Tensor:
-    """A view ``[rows, w, V, kh, kw, B C]`` of all windows whose place lies in these rows."""
-    height, width, v, batch, channels = x.shape
-    (kh, kw), (sh, sw), (dh, dw) = geometry.kernel, geometry.stride, geometry.dilation
-    w = geometry.outputs((height, width))[1]
-    across, down = v * batch * channels, width * v * batch * channels
-    return x.as_strided(
-        (rows.stop - rows.start, w, v, kh, kw, batch * channels),
-        (sh * down, sw * across, batch * channels, dh * down, dw * across, 1),
-        x.storage_offset() + rows.start * sh * down,
-    )
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    x, phi, weight, ctx.sizes, ctx.groups = inputs
+    ctx.save_for_backward(x, phi, weight)
 
 
-def _columns(x: torch.Tensor, geometry: Geometry, rows: slice) -> torch.Tensor:
-    """``[p, V T, B C]``."""
-    windows = _windows(x, geometry, rows)
-    return windows.reshape(windows.shape[0] * windows.shape[1], -1, windows.shape[-1])
+def _differentiate(ctx: Any, dy: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    need = ctx.needs_input_grad[:3]
+    found = _backward(dy.contiguous(), *ctx.saved_tensors, ctx.sizes, ctx.groups, *need)
+    return *(d if needed else None for d, needed in zip(found, need, strict=True)), None, None
 
 
-def _gather(columns: torch.Tensor, phi: torch.Tensor, sizes: Any, groups: int) -> torch.Tensor:
-    """``A`` as ``[g, p B, M C/g]``."""
-    batch, channels = sizes
-    found = torch.bmm(phi.flatten(0, 1).mT, columns)  # [p, M, B C]
-    places, features = found.shape[:2]
-    found = found.view(places, features, batch, groups, channels // groups)
-    return found.permute(3, 0, 2, 1, 4).reshape(groups, places * batch, -1)
+torch.library.register_autograd("equidial::position_convolution", _differentiate, setup_context=_keep)
 
 
-def _mix(gathered: torch.Tensor, mixing: torch.Tensor) -> torch.Tensor:
-    """``[p B, O]``."""
-    return torch.bmm(gathered, mixing).transpose(0, 1).reshape(gathered.shape[1], -1)
+def _bands(x: torch.Tensor, phi: torch.Tensor, geometry: Geometry) -> Iterator[slice]:
+    """Output columns that are treated together."""
+    w, column = phi.shape[1], x[:, :, 0].numel() * geometry.kernel[1] * x.element_size()
+    bands = min(w, math.ceil(w * column / _BAND_BYTES.get(x.device.type, _BAND_BYTES["cuda"])))
+    for i in range(bands):
+        yield slice(w * i // bands, w * (i + 1) // bands)
 
 
-def _scatter(dx: torch.Tensor, dcolumns: torch.Tensor, geometry: Geometry, rows: slice) -> None:
-    """Add the gradients of the columns to the places they were read from; windows overlap, so tap by tap."""
-    windows = _windows(dx, geometry, rows)
-    parts = dcolumns.view(windows.shape)
-    for i in range(geometry.kernel[0]):
-        for j in range(geometry.kernel[1]):
-            # within one tap every place is read once, so that this addition in place is well defined
-            windows[:, :, :, i, j].add_(parts[:, :, :, i, j])
+def _taps(x: torch.Tensor, geometry: Geometry, band: slice) -> torch.Tensor:
+    """A view ``[columns, V, residues, H / residues, kw, B C]``: the row of taps that each output column sees."""
+    (kw, stride), (dh, dw) = (geometry.kernel[1], geometry.stride[1]), geometry.dilation
+    reach = dw * (kw - 1) + 1
+    seen = x.flatten(3)[:, :, stride * band.start : stride * (band.stop - 1) + reach]
+    taps = seen.unfold(2, reach, stride)[..., ::dw]  # [V, H, columns, B C, kw]
+    return taps.permute(2, 0, 1, 4, 3).unflatten(2, (-1, dh)).transpose(2, 3)
+
+
+def _window(unfolded: torch.Tensor, geometry: Geometry, row: int) -> torch.Tensor:
+    """A view ``[V, columns, T, B C]`` of the windows of one output row."""
+    first, residue = divmod(row * geometry.stride[0], geometry.dilation[0])
+    return unfolded[:, :, residue, first : first + geometry.kernel[0]].flatten(2, 3).transpose(0, 1)
+
+
+def _gather(window: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+    """``A`` of one row, ``[columns, B C, M]``."""
+    found = torch.bmm(window[0].mT, features[:, 0])
+    for v in range(1, len(window)):
+        found.baddbmm_(window[v].mT, features[:, v])
+    return found
+
+
+def _by_group(part: torch.Tensor, x: torch.Tensor, groups: int) -> torch.Tensor:
+    """A view ``[g, columns B, rest / g]``."""
+    return part.reshape(len(part) * x.shape[3], groups, -1).transpose(0, 1)

@@ -7,6 +7,7 @@ the coordinate 1, its absence 0.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -82,11 +83,14 @@ class Coordinates:
 
     def taps(self) -> torch.Tensor:
         """Indices of the taps in the support."""
-        grid = self.grid()
-        squares, outermost = grid.square().sum(-1), grid.abs().amax(-1) > 1 - 1e-9
+        half = max(max(self.kernel) - 1, 1) / 2
+        # in Python: how many there are must be known while a compiler traces
+        every = [*itertools.product(*([abs(i - (k - 1) / 2) / half for i in range(k)] for k in self.kernel))]
+        squares = [sum(x * x for x in offset) for offset in every]
         # an even window has no taps on its axes: the disk holds those next to them, or 2 x 2 taps would all be outside
-        reach = float(squares[outermost].min()) if self.support == "disk" and outermost.any() else math.inf
-        return (squares <= reach + 1e-9).nonzero()[:, 0]
+        outermost = [n for n, offset in zip(squares, every, strict=True) if max(offset) > 1 - 1e-9]
+        reach = min(outermost) if self.support == "disk" and outermost else math.inf
+        return torch.tensor([i for i, n in enumerate(squares) if n <= reach + 1e-9])
 
     def places(self, sizes: tuple[int, ...]) -> torch.Tensor:
         """Coordinates of output places, ``[P, axes]`` float64, row-major."""

@@ -93,7 +93,7 @@ class SirenFeatures(KernelFeatures):
 
     def forward(self, a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
         """The sines."""
-        z = self.relative(a) if self.relative is not None else self._phase
+        z = self.relative(a) if self.relative is not None else self._phase + a.new_zeros(*a.shape[:-1], 1)
         if self.absolute is not None and b is not None:
             z = z + self.absolute(b)
         z = torch.sin(z)
@@ -150,7 +150,7 @@ class FourierFeatures(KernelFeatures):
     def forward(self, a: torch.Tensor, b: torch.Tensor | None = None) -> torch.Tensor:
         """The network on both embeddings."""
         w = self.relative_frequencies
-        z = self.relative(embedding(a, w)) if w is not None else self.relative.bias
+        z = self.relative(embedding(a, w)) if w is not None else self.relative.bias + a.new_zeros(*a.shape[:-1], 1)
         w = self.absolute_frequencies
         if self.absolute is not None and w is not None and b is not None:
             z = z + self.absolute(embedding(b, w) - embedding(torch.zeros_like(b), w))

@@ -2,18 +2,19 @@
 
 Neighbouring taps and samples of a continuous kernel are alike, and so are those of the features that such a layer
 makes. Counting taps as independent, as for free kernels, lets the variance grow with each layer (by 5 and more on a
-group axis of 8). The variance is therefore taken of what such a layer makes of the output of others.
+group axis of 8). And what passes through smooth kernels becomes smooth, so that the gain of a layer depends on how
+many stand before it. It is therefore taken at every depth of a stack of such layers, and of these the geometric mean.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch.nn import functional
 
-_IMAGES, _CHANNELS, _LAYERS = 2, 8, 3
+DEPTH, _CHANNELS = 8, 16
 
 NONLINEARITIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "linear": lambda x: x,
@@ -25,25 +26,29 @@ NONLINEARITIES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 """Functions that may stand between two layers."""
 
 
-def output_power(kernels: torch.Tensor, nonlinearity: str) -> float:
-    """Mean square of the output per input channel, for unit normal weights.
+def output_power(own: Sequence[torch.Tensor], stack: Sequence[torch.Tensor], nonlinearity: str) -> float:
+    """Mean square of the output of a layer per input channel, for unit normal weights.
 
-    ``kernels``: ``[U, V, kh, kw, M]``, features of the window. The input is ``nonlinearity(z)`` with ``z`` of variance
-    1: white where ``V = 1 < U`` (lifting), else what a few such layers make of white input. The expectation over the
-    weights of the last layer is exact, the rest one draw of a fixed seed.
+    ``own``, ``stack``: features of the window, ``[U, V, kh, kw, M]``, of the layer and of others like it, at one depth
+    after the other. The first input is ``nonlinearity(z)`` with white ``z`` of variance 1, each next what the layer of
+    the stack makes of it, brought back to variance 1. Both signs of ``z`` are taken, which are alike by law, so that
+    few channels speak for many. The expectation over the layer's weights is exact, those of the stack are one draw of
+    a fixed seed. One place stands for all of a kernel that varies in space.
     """
-    kernels = kernels.float()
-    u, v, kh, kw, m = kernels.shape
+    u, v, kh, kw, m = stack[0].shape
     generator = torch.Generator().manual_seed(0)
-    z = torch.randn(_IMAGES * _CHANNELS, v, 2 * kh, 2 * kw, generator=generator)
-    act = NONLINEARITIES[nonlinearity]
-    for _ in range(_LAYERS if u == v else 0):
-        weights = torch.randn(m, _CHANNELS, _CHANNELS, generator=generator)
-        layer = torch.einsum("uvijm,moc->oucvij", kernels, weights).flatten(2, 3).flatten(0, 1)
-        z = _circular(act(z).view(_IMAGES, -1, *z.shape[2:]), layer).view_as(z)
-        z = z / z.square().mean().sqrt().clamp_min(1e-30)
-    last = kernels[0].permute(3, 0, 1, 2)  # all samples u are alike: that of the identity stands for them
-    return float(_circular(act(z), last).square().sum(1).mean())
+    z = torch.randn(_CHANNELS, v, 2 * kh, 2 * kw, generator=generator)
+    act, gains = NONLINEARITIES[nonlinearity], []
+    for mine, others in zip(own, stack, strict=True):
+        x = act(torch.cat((z, -z)))
+        first = mine[0].permute(3, 0, 1, 2)  # all samples u are alike: that of the identity stands for them
+        gains.append(float(_circular(x, first).square().sum(1).mean()))
+        if u == v:
+            weights = torch.randn(m, _CHANNELS, 2 * _CHANNELS, generator=generator)
+            layer = torch.einsum("uvijm,moc->oucvij", others, weights).flatten(2, 3).flatten(0, 1)
+            z = _circular(x.flatten(0, 1)[None], layer).view_as(z)
+            z = z / z.square().mean().sqrt().clamp_min(1e-30)
+    return math.exp(sum(math.log(max(gain, 1e-30)) for gain in gains) / len(gains))
 
 
 def _circular(x: torch.Tensor, kernels: torch.Tensor) -> torch.Tensor:
