@@ -216,7 +216,7 @@ def test_penalty_in_closed_form() -> None:
     for power, of in ((0.5, "softness"), (math.nan, "softness"), (True, "softness"), (1, "size")):
         with pytest.raises(ArgumentError, match="do: "):
             ed.relaxation_penalty(model, power, of)  # type: ignore[arg-type]
-    with pytest.raises(StateError, match="call learn_dial"):
+    with pytest.raises(StateError, match="call learn_dial, or make layers"):
         ed.relaxation_penalty(soft_cnn())
     link = links(model)[0]
     shard = type("DTensor", (torch.Tensor,), {"__module__": "torch.distributed.tensor"})

@@ -88,10 +88,12 @@ def naive(layer: Any, x: torch.Tensor) -> torch.Tensor:
     for place in itertools.product(*(range(m) for m in sizes)):
         at = [(i - (m - 1) / 2) / max((s - 1) / 2, 0.5) for i, m, s in zip(place, sizes, spans, strict=True)]
         where = {"x": at[-1], "y": -at[0]} if len(at) == 2 else {"x": at[0]}
+        # the disk touches the outermost taps next to the axes
+        reach = np.hypot(1.0, 0.0 if max(kernel) % 2 or max(kernel) == 1 else 0.5 / half) + 1e-9
         for (iu, u), tap in itertools.product(enumerate(us), itertools.product(*(range(k) for k in kernel))):
             offset = [(i - (k - 1) / 2) / half for i, k in zip(tap, kernel, strict=True)]
             vector = np.array([offset[-1], -offset[0] if len(offset) == 2 else 0.0])
-            if samples is not None and layer.coordinates.support == "disk" and np.hypot(*vector) > 1 + 1e-9:
+            if samples is not None and layer.coordinates.support == "disk" and np.hypot(*vector) > reach:
                 continue
             turned = matrix(u, n).T @ vector  # u^-1 t
             b: list[float] = []

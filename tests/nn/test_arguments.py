@@ -65,16 +65,12 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "no such group": (lambda: GroupConv2d(1, 1, 3, group="Q8"), "Q8"),
     "support": (lambda: GroupConv2d(1, 1, 3, support="ring"), "'disk' or 'square'"),  # pyright: ignore[reportArgumentType]
     "relative angle": (lambda: GroupConv2d(1, 1, 3, relative_angle="cut"), "'log' or 'harmonics'"),  # pyright: ignore[reportArgumentType]
-    "a disk without taps": (lambda: GroupConv2d(1, 1, 2), "support='square'"),
     "half a harmonic": (
         lambda: GroupConv2d(1, 1, 3, omega_prime={"rotation": 1.5}, harmonics=True), "integer harmonic",
     ),
     "harmonics of nothing": (lambda: GroupConv2d(1, 1, 3, harmonics=True), "omega_prime for harmonics"),
     "learned harmonics": (
         lambda: GroupConv2d(1, 1, 3, omega_prime=R, harmonics=True, learn_omega_prime=True), "continuous form",
-    ),
-    "fewer samples than harmonics": (
-        lambda: GroupConv2d(1, 1, 3, group="C4", omega_prime={"rotation": 5}, harmonics=True), "take for 1",
     ),
     "layers of sines": (lambda: SirenFeatures(1, 0, 4, layers=0), "layers >= 1"),
     "Fourier frequencies": (lambda: FourierFeatures(1, 0, 4, frequencies=0), "frequencies >= 1"),

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import equidial as ed
-from equidial.errors import ArgumentError, StateError
+from equidial.errors import ArgumentError, EquidialWarning, StateError
 from equidial.nn import (
     Frequencies,
     GroupConv2d,
@@ -73,16 +73,22 @@ def test_a_strict_network_runs_on_with_more_samples(images: str) -> None:
     assert (at_16 - at_8).abs().max() < 0.03 * at_8.abs().max()
 
 
-def test_samples_that_harmonics_do_not_fit_change_nothing() -> None:
+def test_fewer_samples_than_harmonics_alias_and_say_so() -> None:
     net: Any = nn.Sequential(
         LiftingConv2d(1, 2, 3, group="C8"),
         GroupConv2d(2, 2, 3, group="C8", omega_prime={"rotation": 3}, harmonics=True),
     )
+    with pytest.warns(EquidialWarning, match="2 samples: .* harmonic 3 is harmonic 1"):
+        set_samples(net, 2)
+    aliased = net[1].kernel()
+    net[1].omega_prime.set("rotation", 1)
+    assert torch.equal(net[1].kernel(), aliased)
+
+
+def test_numbers_of_samples_without_a_meaning_change_nothing() -> None:
+    net: Any = nn.Sequential(LiftingConv2d(1, 2, 3, group="C8"))
     x = torch.randn(1, 1, 8, 8)
     y = net(x)
-    with pytest.raises(ArgumentError, match="2 samples"):
-        set_samples(net, 2)
-    assert torch.equal(net(x), y)
     with pytest.raises(ArgumentError):
         set_samples(net, 0)
     assert torch.equal(net(x), y)

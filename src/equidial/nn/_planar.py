@@ -87,10 +87,6 @@ class _PlanarConv(ContinuousConv):
             support=support,
             domain_size=None if domain_size is None else spelled("domain_size", domain_size, 2, 1),
         )
-        if len(coordinates.taps()) == 0:
-            raise ArgumentError(
-                explain("a window with a tap in its disk", f"kernel_size {windows.kernel}", "use support='square'")
-            )
         super().__init__(in_channels, out_channels, windows, coordinates, groups, bias, kernel, features, nonlinearity)
         warn_of_broken_turns(type(self).__name__, windows)
         self.to(device=device, dtype=dtype)
