@@ -122,7 +122,6 @@ def test_the_kernel_itself_turns_by_45_degrees(cls: Any) -> None:
         (lambda: OnImages(nn.MaxPool2d(2)), 1),
         (lambda: OnImages(nn.AvgPool2d(2)), 1),
     ],
-    ids=str,
 )
 def test_layers_on_the_group_axis_commute(layer: Any, sizes: int) -> None:
     f = layer().double().train()
