@@ -196,6 +196,17 @@ def test_what_has_no_meaning_is_refused(change: dict[str, Any], words: str, tmp_
     assert not (tmp_path / "run").exists()
 
 
+def test_a_file_of_another_kind_is_refused_before_a_folder_is_made(tmp_path: Path) -> None:
+    files = {"text.npz": b"no archive", "empty.npz": b""}
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    np.savez(tmp_path / "other.npz", images=np.zeros(3))
+    for name in (*files, "other.npz"):
+        with pytest.raises(ed.errors.FileFormatError, match="x_train"):
+            mnist6_180.run(Mnist6180(data=tmp_path / name, output=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_study_or_other_files_are_not_overwritten(tmp_path: Path) -> None:
     Study(tmp_path / "run", "name", {"a": 1})
     with pytest.raises(ed.errors.ArgumentError, match="other settings"):

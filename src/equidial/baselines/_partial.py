@@ -135,8 +135,7 @@ class PartialLiftingConv2d(_PartialConv):
 
     Args:
         samples: of the output, :class:`PartialSamples`; give the same object as ``source`` of the next layer.
-        in_channels, out_channels, kernel_size, stride, padding, groups, bias, padding_mode, kernel, features,
-            nonlinearity: as the strict layer.
+        kernel, features, nonlinearity: as the strict layer; all others as ``torch.nn.Conv2d``.
 
     Shapes: ``[batch, in, height, width]`` to ``[batch, out, N, height', width']``. Raises ``ArgumentError``.
     """

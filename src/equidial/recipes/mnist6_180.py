@@ -8,6 +8,7 @@ are exactly invariant. A learned ``omega'`` should rise from 0 in the first and 
 from __future__ import annotations
 
 import time
+import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -91,10 +92,13 @@ class Mnist6180:
 
 def load(file: Path, task: Task, part: Literal["train", "test"], size: int, count: int | None) -> tuple[Any, Any]:
     """Images ``[n, 1, size, size]``, normalised, each followed by its half turn further down, and labels 0 or 1."""
-    with np.load(file, allow_pickle=False) as archive:
-        if not {f"x_{part}", f"y_{part}"} <= set(archive):
-            raise FileFormatError(explain(f"x_{part} and y_{part} in {file.name}", str(sorted(archive)), "check it"))
-        pixels, digits = archive[f"x_{part}"], archive[f"y_{part}"]
+    try:
+        with np.load(file, allow_pickle=False) as archive:
+            pixels, digits = archive[f"x_{part}"], archive[f"y_{part}"]
+    except (KeyError, ValueError, OSError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise FileFormatError(
+            explain(f"arrays x_{part} and y_{part} in {file.name}", str(error), "write it with numpy.savez")
+        ) from error
     images, labels = [], []
     for label, digit in enumerate(_DIGITS[task]):
         x = torch.from_numpy(pixels[np.flatnonzero(digits == digit)[:count]]).float()[:, None] / 255
@@ -128,13 +132,13 @@ def run(recipe: Mnist6180, progress: Progress | None = None) -> list[dict[str, A
     """Train what is not yet trained; returns one record per training. Raises as :meth:`Mnist6180.check`."""
     recipe.check()
     settings = {k: v for k, v in asdict(recipe).items() if k not in ("output", "data")}
-    study, keys = Study(recipe.output, NAME, settings), list(_keys(recipe))
-    sizes, records = SCALES[recipe.scale], []
+    data = {task: _data(recipe, task) for task in recipe.tasks}
+    study, keys, records = Study(recipe.output, NAME, settings), list(_keys(recipe)), []
     for done, key in enumerate(keys):
         text = f"{key['task']}, {key['method']}, seed {key['seed']}"
         if progress is not None:
             progress(done, len(keys), text)
-        records.append(study.finished(key) or _train(recipe, study, key, sizes))
+        records.append(study.finished(key) or _train(recipe, study, key, *data[key["task"]]))
     if progress is not None:
         progress(len(keys), len(keys), "done")
     return records
@@ -147,14 +151,28 @@ def _keys(recipe: Mnist6180) -> Iterator[dict[str, Any]]:
                 yield {"task": task, "method": method, "seed": seed}
 
 
-def _train(recipe: Mnist6180, study: Study, key: dict[str, Any], sizes: _Sizes) -> dict[str, Any]:
-    start = time.perf_counter()
+def _data(recipe: Mnist6180, task: Task) -> tuple[Any, Any, Any, Any]:
+    """Training images and labels, test images and labels; as many training images in both tasks."""
+    sizes = SCALES[recipe.scale]
+    count = None if sizes.count is None else sizes.count // len(_DIGITS[task])
+    return (
+        *load(recipe.data, task, "train", sizes.image, count),
+        *load(recipe.data, task, "test", sizes.image, None),
+    )
+
+
+def _train(
+    recipe: Mnist6180,
+    study: Study,
+    key: dict[str, Any],
+    x: torch.Tensor,
+    y: torch.Tensor,
+    x_test: torch.Tensor,
+    y_test: torch.Tensor,
+) -> dict[str, Any]:
+    start, sizes = time.perf_counter(), SCALES[recipe.scale]
     torch.manual_seed(key["seed"])
     model = network(recipe, key["method"])
-    # as many images in both tasks
-    count = None if sizes.count is None else sizes.count // len(_DIGITS[key["task"]])
-    x, y = load(recipe.data, key["task"], "train", sizes.image, count)
-    x_test, y_test = load(recipe.data, key["task"], "test", sizes.image, None)
     training = replace(sizes.training, epochs=recipe.epochs or sizes.training.epochs)
     if key["method"] == "learned":
         training = replace(training, penalty=recipe.penalty)
