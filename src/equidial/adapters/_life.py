@@ -16,7 +16,7 @@ from equidial.adapters._state import find_root
 from equidial.errors import ArgumentError, StateError, explain
 
 _WRAPPERS = ("OptimizedModule", "PeftModel", "BaseTuner")
-_PARALLEL = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
+PARALLEL = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel")
 
 
 def check_life(model: nn.Module) -> None:
@@ -87,7 +87,7 @@ def check_unwrapped(model: nn.Module, verb: str) -> None:
         names = {cls.__name__ for cls in type(module).__mro__}
         if "FSDPModule" in names:  # whose tensors are whole at times
             raise _sharded(name or "the model", verb)
-        if names & set(_PARALLEL):
+        if names & set(PARALLEL):
             inside = f"{name}.module" if name else "model.module"
             raise StateError(
                 explain(
@@ -130,7 +130,7 @@ def _check_module(name: str, module: nn.Module) -> None:
                 "soften the model itself first, then compile it (the dial recompiles nothing)",
             )
         )
-    if names & set(_PARALLEL):
+    if names & set(PARALLEL):
         raise StateError(
             explain(
                 "a model before DistributedDataParallel and FullyShardedDataParallel",

@@ -15,7 +15,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,12 @@ def study_records(folder: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return found
+
+
+def check_named(name: str, values: Sequence[Any], known: Sequence[Any] | None = None) -> None:
+    """Raises ``ArgumentError`` for an empty list, or one with values that are not known."""
+    if not values or (known is not None and not set(values) <= set(known)):
+        raise ArgumentError(explain(f"{name}{f' out of {known}' if known else ''}", repr(values), "name some"))
 
 
 class Study:

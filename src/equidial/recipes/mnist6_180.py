@@ -21,7 +21,7 @@ from torch.nn import functional
 from equidial.errors import ArgumentError, FileFormatError, explain
 from equidial.nn import summary
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
-from equidial.recipes._study import Progress, Study, Training, fit_classifier, logits, turn_error
+from equidial.recipes._study import Progress, Study, Training, check_named, fit_classifier, logits, turn_error
 
 Task = Literal["half turn", "invariant"]
 Method = Literal["strict", "partial", "soft", "learned"]
@@ -77,13 +77,9 @@ class Mnist6180:
             raise ArgumentError(
                 explain("the file mnist.npz", str(self.data), "pass --data; keras and torchvision offer MNIST to save")
             )
-        for name, values, known in (
-            ("seeds", self.seeds, None),
-            ("methods", self.methods, get_args(Method)),
-            ("tasks", self.tasks, get_args(Task)),
-        ):
-            if not values or (known is not None and not set(values) <= set(known)):
-                raise ArgumentError(explain(f"{name}{f' out of {known}' if known else ''}", repr(values), "name some"))
+        check_named("seeds", self.seeds)
+        check_named("methods", self.methods, get_args(Method))
+        check_named("tasks", self.tasks, get_args(Task))
         if self.penalty < 0 or self.rotations < 2 or self.rotations % 2:
             raise ArgumentError(
                 explain("penalty >= 0 and an even number of rotations", f"{self.penalty}, {self.rotations}", "mend it")

@@ -23,7 +23,7 @@ from equidial.data import load_images
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.nn import summary
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
-from equidial.recipes._study import Progress, Study, Training, fit_classifier, logits, turn_error
+from equidial.recipes._study import Progress, Study, Training, check_named, fit_classifier, logits, turn_error
 
 Method = Literal["strict", "strict, all shortcuts", "partial", "soft", "learned"]
 Augmentation = Literal["none", "crop-flip"]
@@ -94,14 +94,10 @@ class NonstationaryCifar:
 
     def check(self) -> None:
         """Raises ``ArgumentError`` for values without a meaning."""
-        for name, values, known in (
-            ("seeds", self.seeds, None),
-            ("rotations", self.rotations, None),
-            ("methods", self.methods, get_args(Method)),
-            ("augmentations", self.augmentations, get_args(Augmentation)),
-        ):
-            if not values or (known is not None and not set(values) <= set(known)):
-                raise ArgumentError(explain(f"{name}{f' out of {known}' if known else ''}", repr(values), "name some"))
+        check_named("seeds", self.seeds)
+        check_named("rotations", self.rotations)
+        check_named("methods", self.methods, get_args(Method))
+        check_named("augmentations", self.augmentations, get_args(Augmentation))
         if not 0 < self.validation < 1:
             raise ArgumentError(explain("a validation share in (0, 1)", repr(self.validation), "e.g. 0.1"))
 

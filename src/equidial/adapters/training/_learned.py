@@ -10,7 +10,9 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import nn
 
+from equidial.adapters._life import PARALLEL
 from equidial.adapters._parametrization import SoftParametrization, constrained
+from equidial.adapters._shards import is_sharded
 from equidial.adapters._soften import matching_links
 from equidial.adapters._state import require_root
 from equidial.errors import ArgumentError, EquidialWarning, StateError, explain
@@ -20,8 +22,6 @@ from equidial.nn import learned_frequencies
 logger = logging.getLogger("equidial")
 Model = TypeVar("Model", bound=nn.Module)
 Measure = Literal["softness", "beta"]
-
-_WRAPPERS = ("DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "FSDPModule")
 
 
 def learn_dial(model: Model, target_modules: str | Sequence[str] | None = None) -> Model:
@@ -57,7 +57,7 @@ def learn_dial(model: Model, target_modules: str | Sequence[str] | None = None) 
     links = [link for _, _, link in matching_links(model, target_modules)]
     for module in model.modules():
         names = {cls.__name__ for cls in type(module).__mro__}
-        if names & set(_WRAPPERS):
+        if names & {*PARALLEL, "FSDPModule"}:
             raise StateError(
                 explain(
                     "a model before it is wrapped or sharded",
@@ -124,7 +124,7 @@ def relaxation_penalty(model: nn.Module, power: float = 1, of: Measure = "softne
             )
         )
     for link in links:
-        if any(cls.__name__ == "DTensor" for cls in type(link.learned_softness).__mro__):
+        if link.learned_softness is not None and is_sharded(link.learned_softness):
             raise StateError(
                 explain(
                     f"a whole parameter of the learned dial of {link.name}",

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from equidial.adapters._parametrization import SoftParametrization, constrained, original_of
+from equidial.adapters._shards import is_sharded
 from equidial.adapters._state import require_root
 from equidial.errors import ArgumentError, StateError, explain
 
@@ -129,7 +130,7 @@ def _check(link: SoftParametrization, original: torch.Tensor) -> None:
                 "soften with response='nearest' or 'hard', or stay in constrain mode",
             )
         )
-    if any(cls.__name__ == "DTensor" for cls in (*type(original).__mro__, *type(original.data).__mro__)):
+    if is_sharded(original) or is_sharded(original.data):
         raise StateError(
             explain(
                 f"a whole tensor in {link.name}",
