@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 
 import equidial as ed
 from equidial.cli import main
@@ -109,6 +112,42 @@ def test_a_study_keeps_what_is_finished(tmp_path: Path) -> None:
     assert [r["seed"] for r in study_records(tmp_path / "run")] == [0, 1]
 
 
+def test_processes_share_the_trainings_of_a_study(tmp_path: Path) -> None:
+    keys = [{"seed": seed} for seed in range(6)]
+    done: list[tuple[str, int]] = []
+
+    def work(name: str) -> list[dict[str, Any]]:
+        def train(key: Any) -> dict[str, Any]:
+            both.wait(60)  # each has one before either goes on
+            done.append((name, key["seed"]))
+            return {"accuracy": key["seed"] / 10}
+
+        return Study(tmp_path / "run", "name", {}).collect(keys, train)
+
+    both = threading.Barrier(2)
+    Study(tmp_path / "run", "name", {})
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(work, "ab")
+    assert one == other == [{"seed": k, "accuracy": k / 10} for k in range(6)]
+    assert sorted(seed for _, seed in done) == list(range(6))
+    assert [name for name, _ in done].count("a") == 3
+
+
+def test_what_a_dead_process_had_taken_is_done_by_another(tmp_path: Path) -> None:
+    study, keys = Study(tmp_path / "run", "name", {}), [{"seed": 0}, {"seed": 1}]
+    theirs = FileLock(study.checkpoint(keys[0]).with_suffix(".lock"))
+    theirs.acquire()
+    order: list[int] = []
+
+    def train(key: Any) -> dict[str, Any]:
+        order.append(key["seed"])
+        theirs.release()  # as the system does for a process that ends
+        return {"accuracy": 1.0}
+
+    study.collect(keys, train)
+    assert order == [1, 0]
+
+
 def mnist(folder: Path) -> Path:
     """Strokes for sixes, blots for eights."""
     rng = np.random.default_rng(0)
@@ -166,7 +205,7 @@ def test_the_cifar_study_tunes_then_runs_and_writes_its_page(tmp_path: Path) -> 
     )
     records = nonstationary_cifar.run(recipe)
     assert [r["part"] for r in records].count("main") == 4
-    for method in ("soft", "learned", "partial"):
+    for method in recipe.methods:
         tuned = {r["setting"]: r["validation"] for r in records if (r["part"], r["method"]) == ("tune", method)}
         (chosen,) = [r["setting"] for r in records if (r["part"], r["method"]) == ("main", method)]
         assert tuned[chosen] == max(tuned.values())

@@ -3,7 +3,7 @@
 A study is many trainings, each with a key of its own (method, seed, ...). Its folder holds ``config.json``,
 ``metrics.jsonl`` with one finished training a line, and checkpoints of the one that is under way. The same command on
 the same folder goes on where it ended, and ends with the numbers of an uninterrupted run: every epoch draws from
-generators seeded by ``(seed, epoch)``.
+generators seeded by ``(seed, epoch)``. Started more than once on one folder, the processes share the trainings.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.nn import functional
 
@@ -82,6 +83,30 @@ class Study:
             about = {"equidial": ed.__version__, "torch": torch.__version__, "python": platform.python_version()}
             _write(config, json.dumps(wanted | {"made_with": about}, indent=2) + "\n")
 
+    def collect(
+        self, keys: Sequence[Key], train: Callable[[Key], Mapping[str, Any]], progress: Progress | None = None
+    ) -> list[dict[str, Any]]:
+        """The records of all keys in order; those that are not finished are trained, each by one process.
+
+        What another process has under way is left to it, and waited for at the end; where that process has died, the
+        training goes on here from its checkpoint.
+        """
+        found: dict[int, dict[str, Any]] = {}
+        for timeout in (0, -1):  # what is free, then what others had taken
+            for place, key in enumerate(keys):
+                if place in found:
+                    continue
+                if progress is not None:
+                    progress(len(found), len(keys), ", ".join(str(value) for value in key.values()))
+                try:
+                    with FileLock(self.checkpoint(key).with_suffix(".lock"), timeout=timeout):
+                        found[place] = self.finished(key) or self.finish(key, train(key))
+                except Timeout:
+                    continue
+        if progress is not None:
+            progress(len(keys), len(keys), "done")
+        return [found[place] for place in range(len(keys))]
+
     def finished(self, key: Key) -> dict[str, Any] | None:
         """The record of a training that is done."""
         plain = json.loads(json.dumps(key))
@@ -90,8 +115,9 @@ class Study:
     def finish(self, key: Key, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write a record and drop its checkpoint."""
         record = {**key, **result}
-        text = self.log.read_text() if self.log.is_file() else ""
-        with self.log.open("a") as file:
+        with FileLock(self.log.with_suffix(".lock")), self.log.open("a+") as file:
+            file.seek(0)
+            text = file.read()
             file.write(("\n" if text and not text.endswith("\n") else "") + json.dumps(record) + "\n")
             file.flush()
             os.fsync(file.fileno())

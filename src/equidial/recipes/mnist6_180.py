@@ -21,7 +21,7 @@ from torch.nn import functional
 from equidial.errors import ArgumentError, FileFormatError, explain
 from equidial.nn import summary
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
-from equidial.recipes._study import Progress, Study, Training, check_named, fit_classifier, logits, turn_error
+from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit_classifier, logits, turn_error
 
 Task = Literal["half turn", "invariant"]
 Method = Literal["strict", "partial", "soft", "learned"]
@@ -129,15 +129,8 @@ def run(recipe: Mnist6180, progress: Progress | None = None) -> list[dict[str, A
     recipe.check()
     settings = {k: v for k, v in asdict(recipe).items() if k not in ("output", "data")}
     data = {task: _data(recipe, task) for task in recipe.tasks}
-    study, keys, records = Study(recipe.output, NAME, settings), list(_keys(recipe)), []
-    for done, key in enumerate(keys):
-        text = f"{key['task']}, {key['method']}, seed {key['seed']}"
-        if progress is not None:
-            progress(done, len(keys), text)
-        records.append(study.finished(key) or _train(recipe, study, key, *data[key["task"]]))
-    if progress is not None:
-        progress(len(keys), len(keys), "done")
-    return records
+    study = Study(recipe.output, NAME, settings)
+    return study.collect(list(_keys(recipe)), lambda key: _train(recipe, study, key, *data[key["task"]]), progress)
 
 
 def _keys(recipe: Mnist6180) -> Iterator[dict[str, Any]]:
@@ -160,7 +153,7 @@ def _data(recipe: Mnist6180, task: Task) -> tuple[Any, Any, Any, Any]:
 def _train(
     recipe: Mnist6180,
     study: Study,
-    key: dict[str, Any],
+    key: Key,
     x: torch.Tensor,
     y: torch.Tensor,
     x_test: torch.Tensor,
@@ -175,7 +168,7 @@ def _train(
     history = fit_classifier(model, x, y, training, key["seed"], checkpoint=study.checkpoint(key))
     hits = (logits(model, x_test).argmax(1) == y_test).float().mean()
     rows = summary(model, sizes.image)
-    result = {
+    return {
         "accuracy": float(hits),
         "turn_error": turn_error(model, x_test[:200]),
         "omega_prime": [row.omega_prime.get("rotation", 0.0) for row in rows if row.omega_prime],
@@ -190,4 +183,3 @@ def _train(
         "train_seconds": sum(entry["seconds"] for entry in history),
         "seconds": time.perf_counter() - start,
     }
-    return study.finish(key, result)

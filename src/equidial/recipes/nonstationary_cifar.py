@@ -2,9 +2,9 @@
 
 Three parts. ``tune``: every setting of every method on one seed, judged on validation images that no augmentation
 touches: ``omega'`` of the soft network, ``lambda`` of the learned one, the learning rate of the symmetry of the
-partial one, so that each has a grid. ``main``: the chosen settings on all seeds, judged on test images. ``curve``:
-accuracy, measured error and certified defect of the soft network with integer harmonics from 0 past the number of
-samples.
+partial one, the learning rate of the strict ones, so that each has a grid of as many. ``main``: the chosen settings on
+all seeds, judged on test images. ``curve``: accuracy, measured error and certified defect of the soft network with
+integer harmonics from 0 past the number of samples.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from equidial.data import load_images
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.nn import summary
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
-from equidial.recipes._study import Progress, Study, Training, check_named, fit_classifier, logits, turn_error
+from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit_classifier, logits, turn_error
 
 Method = Literal["strict", "strict, all shortcuts", "partial", "soft", "learned"]
 Augmentation = Literal["none", "crop-flip"]
@@ -41,6 +41,7 @@ class _Sizes:
     omegas: tuple[float, ...]
     penalties: tuple[float, ...]
     support_rates: tuple[float, ...]
+    rates: tuple[float, ...]  # learning rates of strict networks, which have nothing else to tune
 
 
 SCALES = {
@@ -53,6 +54,7 @@ SCALES = {
         omegas=(0.5, 1.0, 2.0),
         penalties=(0.001, 0.01, 0.1),
         support_rates=(1e-4, 1e-3, 1e-2),
+        rates=(1.5e-3, 3e-3, 6e-3),
     ),
     "paper": _Sizes(
         image=32,
@@ -63,6 +65,7 @@ SCALES = {
         omegas=(1.0, 2.0, 3.0, 4.0, 5.0),
         penalties=(0.001, 0.01, 0.1, 0.5, 1.0, 5.0),
         support_rates=(1e-5, 1e-4, 1e-3),
+        rates=(3e-4, 1e-3, 3e-3),
     ),
 }
 
@@ -145,36 +148,31 @@ def run(recipe: NonstationaryCifar, progress: Progress | None = None) -> list[di
     recipe.check()
     settings = {k: v for k, v in asdict(recipe).items() if k not in ("output", "data")}
     study, data = Study(recipe.output, NAME, settings), load(recipe)
-    records: list[dict[str, Any]] = []
-    tuning = list(_tuning_keys(recipe))
-    curve = list(_curve_keys(recipe))
-    total = len(tuning) + len(curve) + len(list(_cases(recipe))) * len(recipe.seeds)
+    tuning, curve = list(_tuning_keys(recipe)), list(_curve_keys(recipe))
+    cases = list(_cases(recipe))
+    total = len(tuning) + len(cases) * len(recipe.seeds) + len(curve)
 
-    def train(key: dict[str, Any]) -> dict[str, Any]:
-        if progress is not None:
-            words = ", ".join(str(v) for k, v in key.items() if k != "seed")
-            progress(len(records), total, f"{words}, seed {key['seed']}")
-        record = study.finished(key) or _train(recipe, study, key, data)
-        records.append(record)
-        return record
+    def collect(keys: list[dict[str, Any]], before: int) -> list[dict[str, Any]]:
+        def step(done: int, _: int, text: str) -> None:
+            if progress is not None:
+                progress(before + done, total, text)
 
-    tuned = [train(key) for key in tuning]
-    for case in _cases(recipe):
+        return study.collect(keys, lambda key: _train(recipe, study, key, data), step)
+
+    tuned = collect(tuning, 0)
+    main: list[dict[str, Any]] = []
+    for case in cases:
         found = [r for r in tuned if all(r[k] == v for k, v in case.items())]
-        best = max(found, key=lambda r: r["validation"])["setting"] if found else 0.0
-        for seed in recipe.seeds:
-            train({"part": "main", **case, "setting": best, "seed": seed})
-    for key in curve:
-        train(key)
-    if progress is not None:
-        progress(total, total, "done")
-    return records
+        best = max(found, key=lambda r: r["validation"])["setting"]
+        main += [{"part": "main", **case, "setting": best, "seed": seed} for seed in recipe.seeds]
+    return tuned + collect(main + curve, len(tuning))
 
 
 def settings_of(recipe: NonstationaryCifar, method: Method) -> tuple[float, ...]:
-    """What is tuned: ``omega'``, ``lambda``, or the learning rate of supports; nothing for strict networks."""
+    """What is tuned: ``omega'``, ``lambda``, the learning rate of supports, or, of strict networks, of weights."""
     sizes = SCALES[recipe.scale]
-    return {"soft": sizes.omegas, "learned": sizes.penalties, "partial": sizes.support_rates}.get(method, ())
+    found = {"soft": sizes.omegas, "learned": sizes.penalties, "partial": sizes.support_rates}
+    return found.get(method, sizes.rates)
 
 
 def _cases(recipe: NonstationaryCifar) -> Iterator[dict[str, Any]]:
@@ -198,7 +196,7 @@ def _curve_keys(recipe: NonstationaryCifar) -> Iterator[dict[str, Any]]:
                 yield {"part": "curve", **case, "seed": seed}
 
 
-def network(recipe: NonstationaryCifar, key: dict[str, Any], channels: int, classes: int) -> GroupResNet:
+def network(recipe: NonstationaryCifar, key: Key, channels: int, classes: int) -> GroupResNet:
     """The network of one training."""
     sizes, method = SCALES[recipe.scale], key["method"]
     soft = {"soft": key["setting"], "learned": 0.0}.get(method)
@@ -220,7 +218,7 @@ def network(recipe: NonstationaryCifar, key: dict[str, Any], channels: int, clas
         return GroupResNet(config)
 
 
-def _train(recipe: NonstationaryCifar, study: Study, key: dict[str, Any], data: _Data) -> dict[str, Any]:
+def _train(recipe: NonstationaryCifar, study: Study, key: Key, data: _Data) -> dict[str, Any]:
     start, sizes = time.perf_counter(), SCALES[recipe.scale]
     torch.manual_seed(key["seed"])
     model = network(recipe, key, data.x.shape[1], data.classes)
@@ -229,10 +227,12 @@ def _train(recipe: NonstationaryCifar, study: Study, key: dict[str, Any], data: 
         plan = replace(plan, penalty=key["setting"])
     if key["method"] == "partial":
         plan = replace(plan, symmetry_rate=key["setting"])
+    if key["method"].startswith("strict"):
+        plan = replace(plan, learning_rate=key["setting"])
     augment = crop_flip if key["augmentation"] == "crop-flip" else None
     history = fit_classifier(model, data.x, data.y, plan, key["seed"], augment, study.checkpoint(key))
     rows = summary(model, sizes.image)
-    result = {
+    return {
         "validation": float((logits(model, data.x_val).argmax(1) == data.y_val).float().mean()),
         "accuracy": float((logits(model, data.x_test).argmax(1) == data.y_test).float().mean()),
         "turn_error": turn_error(model, data.x_test[:200]),
@@ -247,4 +247,3 @@ def _train(recipe: NonstationaryCifar, study: Study, key: dict[str, Any], data: 
         "train_seconds": sum(entry["seconds"] for entry in history),
         "seconds": time.perf_counter() - start,
     }
-    return study.finish(key, result)

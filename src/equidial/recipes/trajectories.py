@@ -22,7 +22,7 @@ from equidial.data import SCENES, Trajectories, load_trajectories
 from equidial.data._trajectories import OBSERVED, PREDICTED
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.metrics import constant_velocity, displacement_errors
-from equidial.recipes._study import Progress, Study, Training, fit
+from equidial.recipes._study import Key, Progress, Study, Training, fit
 from equidial.recipes._trajectory_transformer import TrajectorySizes, TrajectoryTransformer, step_loss
 
 NAME = "trajectories"
@@ -116,19 +116,13 @@ def run(recipe: TrajectoriesStudy, progress: Progress | None = None) -> list[dic
     """Train what is not yet trained; returns one record per training. Raises as :meth:`TrajectoriesStudy.check`."""
     recipe.check()
     settings = {k: v for k, v in asdict(recipe).items() if k not in ("output", "data")}
-    sizes, keys, records = SCALES[recipe.scale], list(_keys(recipe)), []
+    sizes = SCALES[recipe.scale]
     loaded: dict[str, tuple[Walks, Walks]] = {}
     for scene in recipe.scenes:
         train, test = (load_trajectories(recipe.data, scene, part) for part in ("train", "test"))
         loaded[scene] = padded(train, sizes.windows), padded(test, sizes.test_windows)
     study = Study(recipe.output, NAME, settings)
-    for done, key in enumerate(keys):
-        if progress is not None:
-            progress(done, len(keys), ", ".join(str(v) for v in key.values()))
-        records.append(study.finished(key) or study.finish(key, _result(recipe, study, key, *loaded[key["scene"]])))
-    if progress is not None:
-        progress(len(keys), len(keys), "done")
-    return records
+    return study.collect(list(_keys(recipe)), lambda key: _result(recipe, study, key, *loaded[key["scene"]]), progress)
 
 
 def _keys(recipe: TrajectoriesStudy) -> Iterator[dict[str, Any]]:
@@ -141,7 +135,7 @@ def _keys(recipe: TrajectoriesStudy) -> Iterator[dict[str, Any]]:
                 yield {"scene": scene, "method": "soft", "softness": softness, "seed": seed}
 
 
-def _result(recipe: TrajectoriesStudy, study: Study, key: dict[str, Any], train: Walks, test: Walks) -> dict[str, Any]:
+def _result(recipe: TrajectoriesStudy, study: Study, key: Key, train: Walks, test: Walks) -> dict[str, Any]:
     start, sizes = time.perf_counter(), SCALES[recipe.scale]
     if key["method"] == "constant velocity":
         tracks = test.positions[test.valid]

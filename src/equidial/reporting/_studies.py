@@ -35,7 +35,7 @@ def write_study(folder: str | Path) -> Path:
         raise FileFormatError(
             explain(f"the folder of a study ({', '.join(_PAGES)})", str(folder), "run equidial reproduce first")
         )
-    records = study_records(folder)
+    records = sorted(study_records(folder), key=lambda record: _place(record, found["settings"]))
     if not records:
         raise FileFormatError(explain("a finished training", f"none in {folder}", "let the study run"))
     page, figure = _PAGES[found["recipe"]]
@@ -43,6 +43,13 @@ def write_study(folder: str | Path) -> Path:
     path = folder / "results.md"
     path.write_text(page(found["settings"], records), encoding="utf-8")
     return path
+
+
+def _place(record: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Any]:
+    """In the order of the settings, whatever the order in which several processes finished."""
+    named = [("task", "tasks"), ("augmentation", "augmentations"), ("method", "methods")]
+    places = [[*settings[many], record[one]].index(record[one]) for one, many in named if one in record]
+    return [record.get("rotations", 0), *places, record.get("setting", 0.0), record["seed"]]
 
 
 def _mnist_page(settings: Mapping[str, Any], records: Records) -> str:
@@ -114,7 +121,7 @@ def _cifar_page(settings: Mapping[str, Any], records: Records) -> str:
     for n, augmentation, method in dict.fromkeys((r["rotations"], r["augmentation"], r["method"]) for r in main):
         found = [r for r in main if (r["rotations"], r["augmentation"], r["method"]) == (n, augmentation, method)]
         paper = _PAPER_CIFAR.get((n, augmentation), {}).get(method, "-")
-        setting = _SETTINGS.get(method, "-").format(found[0]["setting"])
+        setting = _SETTINGS.get(method, _STRICT).format(found[0]["setting"])
         seconds = Spread.of([r["train_seconds"] for r in found]).mean
         lines.append(
             f"| {n} | {augmentation} | {method} | {setting} | {_spread(found, 'accuracy', 100, 1)} | {paper} | "
@@ -131,7 +138,7 @@ def _cifar_page(settings: Mapping[str, Any], records: Records) -> str:
     lines += ["|" + "---|" * 5]
     for r in records:
         if r["part"] == "tune":
-            setting = _SETTINGS[r["method"]].format(r["setting"])
+            setting = _SETTINGS.get(r["method"], _STRICT).format(r["setting"])
             cells = (r["rotations"], r["augmentation"], r["method"], setting, f"{100 * r['validation']:.1f}")
             lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", "## From 0 past the number of samples", "", "![the curve over omega'](nonstationary-cifar.png)", ""]
@@ -154,7 +161,8 @@ def _cifar_page(settings: Mapping[str, Any], records: Records) -> str:
     return "\n".join(lines)
 
 
-_SETTINGS = {"soft": "omega' {:g}", "learned": "lambda {:g}", "partial": "rate {:g}"}
+_SETTINGS = {"soft": "omega' {:g}", "learned": "lambda {:g}", "partial": "rate of supports {:g}"}
+_STRICT = "learning rate {:g}"
 
 
 def _cifar_verdict(main: Records) -> str:
