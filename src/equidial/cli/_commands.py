@@ -22,7 +22,7 @@ from equidial.cli._options import Certify, CertifySampled, Diagnose, Measure, Pu
 from equidial.cli._reproduce import Reproduce
 from equidial.data import load_images, loader
 from equidial.errors import ArgumentError, EquidialWarning, GroupActionError, explain
-from equidial.recipes import Adapt, Demo, Mnist6180, check_fits, load_model, mnist6_180, nonstationary_cifar
+from equidial.recipes import STUDIES, Adapt, Demo, check_fits, load_model
 from equidial.recipes.adapt import Outcome, Progress, run
 
 
@@ -224,11 +224,8 @@ def reproduce(command: Reproduce) -> None:
 
     recipe = command.recipe
     with _bar(unit="training") as bar:
-        step = _progress(bar)
-        if isinstance(recipe, Mnist6180):
-            mnist6_180.run(recipe, step)
-        else:
-            nonstationary_cifar.run(recipe, step)
+        run = next(run for made, run in STUDIES.values() if isinstance(recipe, made))
+        run(recipe, _progress(bar))
     print(write_study(recipe.output).read_text())
     print(f"results: {recipe.output / 'results.md'}")
 

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Union
 
 import tyro
 
-from equidial.recipes import MNIST6_180, NONSTATIONARY_CIFAR, Mnist6180, NonstationaryCifar
+from equidial.recipes import STUDIES
 
-Recipe = (
-    Annotated[Mnist6180, tyro.conf.subcommand(MNIST6_180, prefix_name=False)]
-    | Annotated[NonstationaryCifar, tyro.conf.subcommand(NONSTATIONARY_CIFAR, prefix_name=False)]
-)
+if TYPE_CHECKING:
+    Recipe = Any
+else:
+    Recipe = Union[  # noqa: UP007
+        tuple(Annotated[made, tyro.conf.subcommand(name, prefix_name=False)] for name, (made, _) in STUDIES.items())
+    ]
 
 
 @dataclass(frozen=True)
 class Reproduce:
-    """An experiment of the papers; the same command on the same folder goes on where it was interrupted."""
+    """An experiment of the papers; the same command on the same folder goes on where it was interrupted.
+
+    Started more than once on one folder, the processes share the trainings.
+    """
 
     recipe: Recipe
     """Which one."""

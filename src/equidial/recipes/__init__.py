@@ -1,5 +1,9 @@
 """Recipes: one readable script and one dataclass per experiment."""
 
+from collections.abc import Callable
+from typing import Any
+
+from equidial.recipes import mnist6_180, nonstationary_cifar
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
 from equidial.recipes._models import SPECIFICATIONS, check_fits, load_model, load_weights
 from equidial.recipes._study import Study, Training, fit, fit_classifier, study_records
@@ -11,10 +15,17 @@ from equidial.recipes.mnist6_180 import Mnist6180
 from equidial.recipes.nonstationary_cifar import NAME as NONSTATIONARY_CIFAR
 from equidial.recipes.nonstationary_cifar import NonstationaryCifar
 
+STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
+    MNIST6_180: (Mnist6180, mnist6_180.run),
+    NONSTATIONARY_CIFAR: (NonstationaryCifar, nonstationary_cifar.run),
+}
+"""Studies by the name on the command line: the dataclass of each, and what runs it."""
+
 __all__ = [
     "MNIST6_180",
     "NONSTATIONARY_CIFAR",
     "SPECIFICATIONS",
+    "STUDIES",
     "Adapt",
     "Demo",
     "GroupResNet",
