@@ -209,6 +209,9 @@ def test_the_cifar_study_tunes_then_runs_and_writes_its_page(tmp_path: Path) -> 
         tuned = {r["setting"]: r["validation"] for r in records if (r["part"], r["method"]) == ("tune", method)}
         (chosen,) = [r["setting"] for r in records if (r["part"], r["method"]) == ("main", method)]
         assert tuned[chosen] == max(tuned.values())
+        same = [r for r in records if (r["method"], r["setting"]) == (method, chosen) and r["part"] in ("tune", "main")]
+        assert same[0]["loss"] == same[1]["loss"]
+        assert same[1]["seconds"] == 0  # not trained again
     curve = {r["setting"]: max(r["defects"]) for r in records if r["part"] == "curve"}
     assert curve[0.0] == curve[2.0] == 0 < curve[1.0]
     assert curve[3.0] > 0
