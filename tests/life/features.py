@@ -65,8 +65,12 @@ def _compiles(model: nn.Module, x: torch.Tensor) -> bool:
 
 @after_a_call_where_untouched_needs_one
 def compiled(net: Network) -> None:
-    """One whole graph, outputs and gradients those of the eager model; the dial moves and nothing compiles again."""
-    model = net.softened()
+    """One whole graph, outputs and gradients those of the eager model; the dial moves and nothing compiles again.
+
+    In float64: a compiler orders sums anew, and the deepest networks of the table carry a rounding of their weights to
+    the output four thousand times as large, which in float32 hides what the law asks.
+    """
+    model, x = net.softened().double(), net.x.double()
     twin = copy.deepcopy(model)
     torch._dynamo.reset()
     count = CompileCounterWithBackend("aot_eager")
@@ -75,11 +79,11 @@ def compiled(net: Network) -> None:
     for softness in (SOFTNESS, *POSITIONS):
         ed.set_softness(fast, softness)
         ed.set_softness(twin, softness)
-        loss_of(fast, net.x).backward()
-        loss_of(twin, net.x).backward()
-        outputs.append(run(fast, net.x))
-        assert gap(outputs[-1], run(twin, net.x)) < ROUNDING
-    assert gap(_gradients(model), _gradients(twin)) < ROUNDING
+        loss_of(fast, x).backward()
+        loss_of(twin, x).backward()
+        outputs.append(run(fast, x))
+        assert gap(outputs[-1], run(twin, x)) < 1e-9
+    assert gap(_gradients(model), _gradients(twin)) < 1e-9
     assert count.frame_count == 1
     assert all(gap(a, b) > 1e-3 for a, b in pairwise(outputs)), "the dial was followed"
     torch._dynamo.reset()

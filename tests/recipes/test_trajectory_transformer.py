@@ -10,22 +10,25 @@ import torch
 
 import equidial as ed
 from equidial.data import load_trajectories
+from equidial.metrics import constant_velocity
 from equidial.recipes import TrajectorySizes, TrajectoryTransformer, trajectories
 from equidial.recipes._trajectory_transformer import step_loss
 
 SIZES = TrajectorySizes(steps=10, layers=2, heads=2, vectors=3, scalars=2)
-VALID = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
+WINDOW = torch.tensor([0, 0, 0, 1, 1, 2])
+"""Three walk together, then two, then one alone."""
 OBSERVED = 4
 
 
 def network(softness: float | None = None) -> TrajectoryTransformer:
     torch.manual_seed(0)
     model = TrajectoryTransformer(SIZES).double().eval()
+    torch.nn.init.normal_(model.head.weight, std=0.2)  # which starts small
     return model if softness is None else ed.soften(model, model.config(softness))
 
 
 def walks() -> torch.Tensor:
-    return torch.randn(3, 3, 10, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).cumsum(2)
+    return torch.randn(6, 10, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).cumsum(1)
 
 
 def turned(x: torch.Tensor, angle: float) -> torch.Tensor:
@@ -35,14 +38,14 @@ def turned(x: torch.Tensor, angle: float) -> torch.Tensor:
 
 @pytest.mark.parametrize("angle", [0.3, math.pi / 2, 2.0])
 def test_at_softness_0_prediction_turns_with_the_past(angle: float) -> None:
-    model, past = network(0.0), walks()[:, :, :OBSERVED]
+    model, past = network(0.0), walks()[:, :OBSERVED]
     with torch.no_grad():
-        one = turned(model.rollout(past, VALID, 6), angle)
-        other = model.rollout(turned(past, angle) + 7.0, VALID, 6) - 7.0
+        one = turned(model.rollout(past, WINDOW, 6), angle)
+        other = model.rollout(turned(past, angle) + 7.0, WINDOW, 6) - 7.0
         free = network()
-        broken = free.rollout(turned(past, angle), VALID, 6) - turned(free.rollout(past, VALID, 6), angle)
-    assert (one - other)[VALID].norm() < 1e-6 * one[VALID].norm()
-    assert broken[VALID].norm() > 1e-2 * one[VALID].norm()
+        broken = free.rollout(turned(past, angle), WINDOW, 6) - turned(free.rollout(past, WINDOW, 6), angle)
+    assert (one - other).norm() < 1e-6 * one.norm()
+    assert broken.norm() > 1e-2 * one.norm()
     assert float(ed.certify(model).bound) < 1e-10
     assert model.time.weight.norm() > 0.1  # time is kept: it enters through numbers
 
@@ -54,55 +57,82 @@ def test_the_dial_turns_every_linear_layer() -> None:
     assert rows == set(linear)
     untouched, free = network(1.0), network()
     x = walks()
-    assert torch.equal(untouched(x, VALID, OBSERVED)[0], free(x, VALID, OBSERVED)[0])
+    assert torch.equal(untouched(x, WINDOW, OBSERVED)[0], free(x, WINDOW, OBSERVED)[0])
+
+
+def test_without_a_head_it_walks_on_at_constant_velocity() -> None:
+    past, model = walks()[:, :OBSERVED], network()
+    with torch.no_grad():
+        for parameter in model.head.parameters():
+            parameter.zero_()
+        assert torch.allclose(model.rollout(past, WINDOW, 6), constant_velocity(past, 6), atol=1e-12)
 
 
 def test_no_output_sees_what_comes_later() -> None:
     model, x = network(), walks()
     later = x.clone()
-    later[:, :, 6:] += torch.randn(3, 3, 4, 2, dtype=x.dtype)
+    later[:, 6:] += torch.randn(6, 4, 2, dtype=x.dtype)
     with torch.no_grad():
-        one, other = (model(z, VALID, OBSERVED) for z in (x, later))
+        one, other = (model(z, WINDOW, OBSERVED) for z in (x, later))
     for a, b in zip(one, other, strict=True):
-        assert torch.equal(a[:, :, :6][VALID], b[:, :, :6][VALID])
-        assert not torch.allclose(a[:, :, 6:][VALID], b[:, :, 6:][VALID])
+        assert torch.equal(a[:, :6], b[:, :6])
+        assert not torch.allclose(a[:, 6:], b[:, 6:])
 
 
-def test_padding_changes_nothing_but_others_do() -> None:
+def test_those_who_walk_together_see_one_another_and_nobody_else() -> None:
     model, x = network(), walks()
-    padded, moved = x.clone(), x.clone()
-    padded[~VALID] = 99.0
-    moved[0, 2] += 3.0
+    moved = x.clone()
+    moved[2] += 3.0
     with torch.no_grad():
-        one, other, third = (model.rollout(z[:, :, :OBSERVED], VALID, 6) for z in (x, padded, moved))
-        loss = [float(step_loss(model, z, VALID, OBSERVED)) for z in (x, padded)]
-    assert torch.equal(one[VALID], other[VALID])
-    assert loss[0] == loss[1]
-    assert not torch.allclose(one[0, 0], third[0, 0])
+        one, other = (model.rollout(z[:, :OBSERVED], WINDOW, 6) for z in (x, moved))
+        alone = torch.cat([model.rollout(x[w == WINDOW, :OBSERVED], WINDOW[w == WINDOW], 6) for w in range(3)])
+    assert torch.allclose(one, alone, atol=1e-12)  # neither other windows nor empty places count
+    assert torch.allclose(one[3:], other[3:], atol=1e-12)
+    assert (one[0] - other[0]).norm() > 1e-4
+
+
+def test_a_rollout_is_the_network_called_again_and_again() -> None:
+    model, x = network(), walks()[:, :OBSERVED]
+    with torch.no_grad():
+        found, walked = model.rollout(x, WINDOW, 6), x
+        for _ in range(6):
+            mean, _ = model(walked, WINDOW, OBSERVED)
+            walked = torch.cat((walked, (walked[:, -1] + mean[:, -1])[:, None]), dim=1)
+    assert torch.allclose(found, walked[:, OBSERVED:], atol=1e-12)
 
 
 def test_the_loss_is_the_likelihood_of_steps_to_come() -> None:
     model, x = network(), walks()
-    mean, log_deviation = model(x[:, :, :-1], VALID, OBSERVED)
+    mean, log_deviation = model(x[:, :-1], WINDOW, OBSERVED)
     normal = torch.distributions.Normal(mean, log_deviation.exp()[..., None])
-    nats = -normal.log_prob(x[:, :, 1:] - x[:, :, :-1]).sum(-1)[:, :, OBSERVED - 1 :]
-    assert float(step_loss(model, x, VALID, OBSERVED).detach()) == pytest.approx(
-        float(nats[VALID].mean().detach()), rel=1e-12
+    nats = -normal.log_prob(x[:, 1:] - x[:, :-1]).sum(-1)[:, OBSERVED - 1 :]
+    assert float(step_loss(model, x, WINDOW, OBSERVED).detach()) == pytest.approx(
+        float(nats.mean().detach()), rel=1e-12
     )
 
 
 def test_samples_are_drawn_from_the_generator() -> None:
-    model, past = network(), walks()[:, :, :OBSERVED]
+    model, past = network(), walks()[:, :OBSERVED]
     with torch.no_grad():
-        one, two, three = (model.rollout(past, VALID, 3, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
+        one, two, three = (model.rollout(past, WINDOW, 3, torch.Generator().manual_seed(seed)) for seed in (0, 0, 1))
     assert torch.equal(one, two)
     assert not torch.allclose(one, three)
 
 
-@pytest.mark.parametrize(("shape", "observed"), [((1, 2, 11, 2), 4), ((1, 2, 5, 3), 4), ((1, 2, 3, 2), 4)])
-def test_tracks_that_do_not_fit_are_refused(shape: tuple[int, ...], observed: int) -> None:
+@pytest.mark.parametrize(
+    ("shape", "observed", "window"),
+    [
+        ((2, 11, 2), 4, [0, 0]),
+        ((2, 5, 3), 4, [0, 0]),
+        ((2, 3, 2), 4, [0, 0]),
+        ((2, 5), 4, [0, 0]),
+        ((2, 5, 2), 4, [0, 0, 0]),
+        ((2, 5, 2), 4, [1, 0]),
+    ],
+)
+def test_tracks_that_do_not_fit_are_refused(shape: tuple[int, ...], observed: int, window: list[int]) -> None:
     with pytest.raises(ed.errors.ArgumentError, match="positions"):
-        network()(torch.zeros(shape, dtype=torch.float64), torch.ones(shape[:2], dtype=torch.bool), observed)
+        network()(torch.zeros(shape, dtype=torch.float64), torch.tensor(window), observed)
 
 
 def scene(folder: Path) -> Path:
@@ -138,13 +168,16 @@ def test_the_study_compares_the_same_network_from_strict_to_free(tmp_path: Path)
     assert trajectories.run(recipe) == records  # nothing left to do
 
 
-def test_windows_are_padded_and_trimmed(tmp_path: Path) -> None:
+def test_windows_are_thinned_and_picked(tmp_path: Path) -> None:
     found = load_trajectories(scene(tmp_path), "eth", "train")
-    walks = trajectories.padded(found, 3)
-    assert walks.positions.shape == (3, 4, 20, 2)
-    assert walks.at(torch.tensor([1])).positions.shape == (1, 4, 20, 2)
+    walks = trajectories.Walks.of(found, 3)
+    assert walks.count.tolist() == [4, 4, 4]
+    assert torch.equal(walks.tracks[:4], found.tracks[:4].float())
+    assert torch.equal(walks.tracks[8:], found.tracks[-4:].float())
+    mixed = trajectories.Walks(walks.tracks, torch.tensor([3, 1, 8]))
+    tracks, window = mixed.at(torch.tensor([1, 0]))
+    assert window.tolist() == [0, 1, 1, 1]
+    assert torch.equal(tracks, walks.tracks[[3, 0, 1, 2]])
     angles = torch.tensor([0.0, math.pi / 2, math.pi])
-    quarter = trajectories.turned(walks.positions, angles)[1]
-    assert torch.allclose(
-        quarter, torch.stack((-walks.positions[1, ..., 1], walks.positions[1, ..., 0]), -1), atol=1e-5
-    )
+    quarter = trajectories.turned(walks.tracks[:3], angles)[1]
+    assert torch.allclose(quarter, torch.stack((-walks.tracks[1, :, 1], walks.tracks[1, :, 0]), -1), atol=1e-5)

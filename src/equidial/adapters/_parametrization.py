@@ -281,15 +281,17 @@ class SoftParametrization(nn.Module):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> SoftParametrization:
         # A cast of the model moves the dial to the new device and leaves its precision alone: in bf16 a
         # threshold would change by 1e-3.
+        probe = torch.empty(0, device=self.threshold.device)
+        moved = fn(probe)
+        device = moved.device
         for key, buffer in self._buffers.items():
             assert buffer is not None
-            device = fn(torch.empty(0, device=buffer.device)).device
             if device != buffer.device:
                 self._buffers[key] = buffer.to(device, torch.float32 if device.type == "mps" else buffer.dtype)
-                self.prepare(device)
+        if (moved.device, moved.dtype) != (probe.device, probe.dtype):
+            self.prepare(moved.device, moved.dtype)
         parameter = self.learned_softness
         if parameter is not None:
-            device = fn(torch.empty(0, device=parameter.device)).device
             with torch.no_grad():
                 parameter.data = parameter.data.to(device)
                 if parameter.grad is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -36,13 +37,15 @@ class TrajectoryTransformer(nn.Module):
 
     A token reads the last step and the place relative to the others' centre when observation ended, so that nothing
     depends on the origin. Each layer attends to the pedestrian's own past (causal), then to those who walk at the same
-    time (padded places masked), then mixes channels. Output at time ``t``: mean step ``x_(t+1) - x_t`` and the
-    logarithm of its standard deviation, alike in both directions.
+    time, then mixes channels. Output at time ``t``: mean step ``x_(t+1) - x_t``, as a change of the step before, and
+    the logarithm of its standard deviation, alike in both directions. The change starts small: an untrained network
+    walks on at nearly constant velocity.
 
-    Shapes: positions ``[B, P, T, 2]``, ``valid [B, P]`` to mean ``[B, P, T, 2]`` and log-deviation ``[B, P, T]``.
-    Features are ``heads * (vectors * Vector + scalars * Trivial)``; all norms and non-linearities commute with
-    rotations, so that :meth:`representations` make every linear layer tunable, and softness 0 an exactly equivariant
-    network. Time enters through numbers that rotations leave alone: projecting does not erase it.
+    Shapes: positions ``[N, T, 2]``, ``window [N]`` ascending, the same number for those who walk together, to mean
+    ``[N, T, 2]`` and log-deviation ``[N, T]``. Features are ``heads * (vectors * Vector + scalars * Trivial)``; all
+    norms and non-linearities commute with rotations, so that :meth:`representations` make every linear layer tunable,
+    and softness 0 an exactly equivariant network. Time enters through numbers that rotations leave alone: projecting
+    does not erase it. Raises ``ArgumentError`` for tracks that do not fit.
     """
 
     def __init__(self, sizes: TrajectorySizes, group: str | Group = "SO2"):
@@ -55,6 +58,11 @@ class TrajectoryTransformer(nn.Module):
         self.embed, self.time = nn.Linear(4, width), nn.Linear(sizes.steps, width, bias=False)
         self.layers = nn.ModuleList(_Layer(self.space, sizes.heads, sizes.expansion) for _ in range(sizes.layers))
         self.norm, self.head = nn.RMSNorm(width, elementwise_affine=False), nn.Linear(width, 3)
+        # small, but not 0: a tensor without a defect would have no dial
+        with torch.no_grad():
+            for parameter in self.head.parameters():
+                parameter.mul_(0.1)
+            self.head.bias[2] = -2.0  # 14 cm a step
 
     def representations(self) -> dict[str, tuple[Representation, Representation]]:
         """Input and output space of every linear layer, for ``SoftEquivarianceConfig(representations=...)``."""
@@ -73,42 +81,94 @@ class TrajectoryTransformer(nn.Module):
         """The whole network at one softness."""
         return ed.SoftEquivarianceConfig(group=self.group, softness=softness, representations=self.representations())
 
-    def forward(self, positions: torch.Tensor, valid: torch.Tensor, observed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, positions: torch.Tensor, window: torch.Tensor, observed: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-deviation of the next step at every time; ``observed``: steps that fix the centre."""
-        steps = positions.shape[2]
-        if positions.ndim != 4 or positions.shape[-1] != 2 or steps > self.sizes.steps or observed > steps:
-            raise ArgumentError(
-                explain(
-                    f"positions [B, P, T, 2] with observed <= T <= {self.sizes.steps}",
-                    f"{tuple(positions.shape)}, observed {observed}",
-                    "cut the tracks, or make a longer model",
-                )
-            )
-        weight = valid[..., None].to(positions.dtype)
-        there = positions[:, :, observed - 1]
-        centre = (there * weight).sum(1) / weight.sum(1).clamp_min(1)
-        step = torch.zeros_like(positions)
-        step[:, :, 1:] = positions[:, :, 1:] - positions[:, :, :-1]
-        x = self.embed(torch.cat((step, positions - centre[:, None, None]), dim=-1))
-        x = x + self.time(torch.eye(self.sizes.steps, dtype=x.dtype, device=x.device)[:steps])
-        for layer in self.layers:
-            x = layer(x, valid)
-        out = self.head(self.norm(x))
-        return out[..., :2], out[..., 2]
+        company = self._company(positions, window, observed)
+        return self._steps(positions, company.centre(positions[:, observed - 1]), company, 0, None)
 
     def rollout(
-        self, past: torch.Tensor, valid: torch.Tensor, steps: int, generator: torch.Generator | None = None
+        self, past: torch.Tensor, window: torch.Tensor, steps: int, generator: torch.Generator | None = None
     ) -> torch.Tensor:
-        """``[B, P, steps, 2]``: step by step from the mean, or drawn where a generator is given."""
-        positions, observed = past, past.shape[2]
+        """``[N, steps, 2]``: step by step from the mean, or drawn where a generator is given.
+
+        Keys and values of the past are kept, so that every step costs one token per pedestrian.
+        """
+        observed = past.shape[1]
+        company = self._company(past, window, observed)
+        centre = company.centre(past[:, -1])
+        kept: list[_Kept] = [{} for _ in self.layers]
+        walked, first = past, 0
         for _ in range(steps):
-            mean, log_deviation = self(positions, valid, observed)
-            step = mean[:, :, -1]
+            mean, log_deviation = self._steps(walked[:, max(first - 1, 0) :], centre, company, first, kept)
+            step = mean[:, -1]
             if generator is not None:
                 noise = torch.randn(step.shape, generator=generator, dtype=step.dtype)
-                step = step + log_deviation[:, :, -1, None].exp() * noise.to(step.device)
-            positions = torch.cat((positions, (positions[:, :, -1] + step)[:, :, None]), dim=2)
-        return positions[:, :, observed:]
+                step = step + log_deviation[:, -1, None].exp() * noise.to(step.device)
+            first = walked.shape[1]
+            walked = torch.cat((walked, (walked[:, -1] + step)[:, None]), dim=1)
+        return walked[:, observed:]
+
+    def _company(self, positions: torch.Tensor, window: torch.Tensor, observed: int) -> _Company:
+        steps = positions.shape[1] if positions.ndim == 3 else 0
+        fits = positions.ndim == 3 and positions.shape[-1] == 2 and 0 < observed <= steps <= self.sizes.steps
+        if not fits or window.shape != positions.shape[:1] or bool((window.diff() < 0).any()):
+            raise ArgumentError(
+                explain(
+                    f"positions [N, T, 2] with observed <= T <= {self.sizes.steps} and window [N], ascending",
+                    f"{tuple(positions.shape)}, observed {observed}, window {tuple(window.shape)}",
+                    "cut the tracks, sort them by window, or make a longer model",
+                )
+            )
+        return _Company(window)
+
+    def _steps(
+        self,
+        positions: torch.Tensor,
+        centre: torch.Tensor,
+        company: _Company,
+        first: int,
+        kept: list[_Kept] | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next step at times ``first`` and later; ``positions`` begin one step before, or at 0."""
+        step = torch.zeros_like(positions)
+        step[:, 1:] = positions[:, 1:] - positions[:, :-1]
+        if first:
+            positions, step = positions[:, 1:], step[:, 1:]
+        x = self.embed(torch.cat((step, positions - centre[:, None]), dim=-1))
+        x = x + self.time(torch.eye(self.sizes.steps, dtype=x.dtype, device=x.device)[first : first + x.shape[1]])
+        for i, layer in enumerate(self.layers):
+            x = layer(x, company, None if kept is None else kept[i])
+        out = self.head(self.norm(x))
+        return step + out[..., :2], out[..., 2]
+
+
+_Kept = dict[str, torch.Tensor]
+"""Keys and values of one layer's attention to the past."""
+
+
+class _Company:
+    """Who walks with whom: rows of pedestrians, laid out as ``[windows, places]`` where they look at one another."""
+
+    def __init__(self, window: torch.Tensor):
+        _, self.window, count = window.unique_consecutive(return_inverse=True, return_counts=True)
+        self.place = torch.arange(len(window), device=window.device) - (count.cumsum(0) - count)[self.window]
+        self.valid = torch.arange(int(count.max()), device=window.device) < count[:, None]
+
+    def spread(self, x: torch.Tensor) -> torch.Tensor:
+        """``[N, ...]`` to ``[windows, places, ...]``, empty places 0."""
+        out = x.new_zeros(*self.valid.shape, *x.shape[1:])
+        return out.index_put((self.window, self.place), x)
+
+    def gather(self, x: torch.Tensor) -> torch.Tensor:
+        """Back to ``[N, ...]``."""
+        return x[self.window, self.place]
+
+    def centre(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean over those who walk together, ``[N, 2]``."""
+        count = self.valid.sum(1, keepdim=True).to(x.dtype)
+        return (self.spread(x).sum(1) / count)[self.window]
 
 
 class _Layer(nn.Module):
@@ -120,42 +180,55 @@ class _Layer(nn.Module):
         self.mix1, self.mix2 = nn.Linear(width, hidden.dim), nn.Linear(hidden.dim, width)
         self.act = NormNonlinearity(hidden, "relu", bias=True)
 
-    def forward(self, x: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
-        """``[B, P, T, width]`` to the same."""
-        x = x + self.past(self.norm1(x), None)
-        # whoever is not there sees only himself: no row of the softmax is empty
-        alone = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
-        seen = (valid[:, None, :] & valid[:, :, None]) | alone
-        x = x + self.others(self.norm2(x).transpose(1, 2), seen[:, None, None]).transpose(1, 2)
+    def forward(self, x: torch.Tensor, company: _Company, kept: _Kept | None) -> torch.Tensor:
+        """``[N, T, width]`` to the same."""
+        x = x + self.past.to_past(self.norm1(x), kept)
+        x = x + self.others.to_others(self.norm2(x), company)
         return x + self.mix2(self.act(self.mix1(self.norm3(x))))
 
 
 class _Attention(nn.Module):
-    """Over the axis before the last; causal without a mask."""
-
     def __init__(self, width: int, heads: int):
         super().__init__()
         self.heads = heads
         self.q, self.k, self.v, self.out = (nn.Linear(width, width) for _ in range(4))
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        q, k, v = (f(x).unflatten(-1, (self.heads, -1)).transpose(-2, -3) for f in (self.q, self.k, self.v))
-        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return self.out(y.transpose(-2, -3).flatten(-2))
+    def _projected(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Queries, keys and values ``[..., heads, depth]``."""
+        return (f(x).unflatten(-1, (self.heads, -1)) for f in (self.q, self.k, self.v))
+
+    def to_past(self, x: torch.Tensor, kept: _Kept | None) -> torch.Tensor:
+        """Over time, causal; with what is kept ``x`` goes on where it ended."""
+        q, k, v = (z.transpose(1, 2) for z in self._projected(x))
+        fresh = not kept
+        if kept is not None:
+            if kept:
+                k, v = torch.cat((kept["k"], k), dim=2), torch.cat((kept["v"], v), dim=2)
+            kept["k"], kept["v"] = k, v
+        # one new token may see all that is kept
+        y = functional.scaled_dot_product_attention(q, k, v, is_causal=fresh)
+        return self.out(y.transpose(1, 2).flatten(-2))
+
+    def to_others(self, x: torch.Tensor, company: _Company) -> torch.Tensor:
+        """Over those who walk together, time by time."""
+        # [windows, places, T, heads, depth] to [windows * T, heads, places, depth]
+        q, k, v = (company.spread(z).permute(0, 2, 3, 1, 4).flatten(0, 1) for z in self._projected(x))
+        mask = company.valid.repeat_interleave(x.shape[1], 0)[:, None, None]
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        y = y.unflatten(0, (-1, x.shape[1])).permute(0, 3, 1, 2, 4)
+        return self.out(company.gather(y).flatten(-2))
 
 
 def step_loss(
-    model: TrajectoryTransformer, positions: torch.Tensor, valid: torch.Tensor, observed: int
+    model: TrajectoryTransformer, positions: torch.Tensor, window: torch.Tensor, observed: int
 ) -> torch.Tensor:
     """Negative log-likelihood of the steps to come, per step and pedestrian, in nats: targets are shifted by one.
 
-    Position ``t`` predicts the step to ``t + 1`` from what happened until ``t``; padded places do not count.
+    Position ``t`` predicts the step to ``t + 1`` from what happened until ``t``.
     """
-    mean, log_deviation = model(positions[:, :, :-1], valid, observed)
-    target = positions[:, :, 1:] - positions[:, :, :-1]
-    mean, log_deviation, target = (z[:, :, observed - 1 :] for z in (mean, log_deviation, target))
+    mean, log_deviation = model(positions[:, :-1], window, observed)
+    target = positions[:, 1:] - positions[:, :-1]
+    mean, log_deviation, target = (z[:, observed - 1 :] for z in (mean, log_deviation, target))
     log_deviation = log_deviation.clamp(-7, 4)
     square = (target - mean).square().sum(-1) * torch.exp(-2 * log_deviation)
-    nats = 0.5 * square + 2 * log_deviation + math.log(2 * math.pi)
-    weight = valid[..., None].to(nats.dtype).expand_as(nats)
-    return (nats * weight).sum() / weight.sum().clamp_min(1)
+    return (0.5 * square + 2 * log_deviation + math.log(2 * math.pi)).mean()

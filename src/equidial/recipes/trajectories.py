@@ -76,40 +76,38 @@ class TrajectoriesStudy:
 
 @dataclass(frozen=True)
 class Walks:
-    """Windows side by side: positions ``[W, P, T, 2]`` float32, ``valid [W, P]``; empty places stand at 0."""
+    """Windows one after the other: tracks ``[n, T, 2]`` float32 in metres, how many of them each window has ``[W]``."""
 
-    positions: torch.Tensor
-    valid: torch.Tensor
+    tracks: torch.Tensor
+    count: torch.Tensor
 
     def __len__(self) -> int:
-        return len(self.positions)
+        return len(self.count)
 
-    def at(self, rows: torch.Tensor) -> Walks:
-        """These windows, no wider than the largest of them."""
-        valid = self.valid[rows]
-        people = int(valid.any(0).sum())  # people stand first, empty places last
-        return Walks(self.positions[rows][:, :people], valid[:, :people])
+    @classmethod
+    def of(cls, found: Trajectories, most: int | None) -> Walks:
+        """At most ``most`` windows, evenly spread over all."""
+        _, count = found.window.unique_consecutive(return_counts=True)
+        walks = cls(found.tracks.float(), count)
+        if most is None or len(walks) <= most:
+            return walks
+        rows = torch.linspace(0, len(walks) - 1, most).round().long()
+        tracks, window = walks.at(rows)
+        return cls(tracks, window.bincount(minlength=most))
 
-
-def padded(found: Trajectories, most: int | None) -> Walks:
-    """At most ``most`` windows, evenly spread over all."""
-    windows = found.window.unique()
-    if most is not None and len(windows) > most:
-        windows = windows[torch.linspace(0, len(windows) - 1, most).round().long()]
-    groups = [found.tracks[found.window == w].float() for w in windows.tolist()]
-    people = max((len(g) for g in groups), default=1)
-    positions = torch.zeros(len(groups), people, found.tracks.shape[1], 2)
-    valid = torch.zeros(len(groups), people, dtype=torch.bool)
-    for i, group in enumerate(groups):
-        positions[i, : len(group)], valid[i, : len(group)] = group, True
-    return Walks(positions, valid)
+    def at(self, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tracks of these windows, and for each track the place of its window in ``rows``."""
+        first, count = (self.count.cumsum(0) - self.count)[rows], self.count[rows]
+        window = torch.arange(len(rows)).repeat_interleave(count)
+        within = torch.arange(len(window)) - (count.cumsum(0) - count)[window]
+        return self.tracks[first[window] + within], window
 
 
 def turned(positions: torch.Tensor, angles: torch.Tensor) -> torch.Tensor:
-    """Every window turned about the origin by its angle ``[W]``, counterclockwise."""
+    """Tracks ``[..., n, T, 2]`` turned about the origin by the angles ``[n]``, counterclockwise."""
     c, s = torch.cos(angles), torch.sin(angles)
     matrices = torch.stack((torch.stack((c, -s), -1), torch.stack((s, c), -1)), -2)
-    return torch.einsum("wij,wptj->wpti", matrices.to(positions), positions)
+    return torch.einsum("nij,...ntj->...nti", matrices.to(positions), positions)
 
 
 def run(recipe: TrajectoriesStudy, progress: Progress | None = None) -> list[dict[str, Any]]:
@@ -120,7 +118,7 @@ def run(recipe: TrajectoriesStudy, progress: Progress | None = None) -> list[dic
     loaded: dict[str, tuple[Walks, Walks]] = {}
     for scene in recipe.scenes:
         train, test = (load_trajectories(recipe.data, scene, part) for part in ("train", "test"))
-        loaded[scene] = padded(train, sizes.windows), padded(test, sizes.test_windows)
+        loaded[scene] = Walks.of(train, sizes.windows), Walks.of(test, sizes.test_windows)
     study = Study(recipe.output, NAME, settings)
     return study.collect(list(_keys(recipe)), lambda key: _result(recipe, study, key, *loaded[key["scene"]]), progress)
 
@@ -138,7 +136,7 @@ def _keys(recipe: TrajectoriesStudy) -> Iterator[dict[str, Any]]:
 def _result(recipe: TrajectoriesStudy, study: Study, key: Key, train: Walks, test: Walks) -> dict[str, Any]:
     start, sizes = time.perf_counter(), SCALES[recipe.scale]
     if key["method"] == "constant velocity":
-        tracks = test.positions[test.valid]
+        tracks = test.tracks
         ade, fde = displacement_errors(constant_velocity(tracks[:, :OBSERVED], PREDICTED), tracks[:, OBSERVED:])
         return {"ADE": float(ade.mean()), "FDE": float(fde.mean()), "seconds": time.perf_counter() - start}
     torch.manual_seed(key["seed"])
@@ -149,11 +147,10 @@ def _result(recipe: TrajectoriesStudy, study: Study, key: Key, train: Walks, tes
     turns = key["method"].endswith("turned")
 
     def loss(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        walks = train.at(rows)
-        positions = walks.positions
+        tracks, window = train.at(rows)
         if turns:
-            positions = turned(positions, 2 * math.pi * torch.rand(len(rows), generator=generator))
-        return step_loss(model, positions, walks.valid, OBSERVED)
+            tracks = turned(tracks, 2 * math.pi * torch.rand(len(rows), generator=generator)[window])
+        return step_loss(model, tracks, window, OBSERVED)
 
     training = replace(sizes.training, epochs=recipe.epochs or sizes.training.epochs)
     history = fit(model, len(train), loss, training, key["seed"], study.checkpoint(key))
@@ -170,34 +167,41 @@ def _result(recipe: TrajectoriesStudy, study: Study, key: Key, train: Walks, tes
 
 def _scores(model: TrajectoryTransformer, test: Walks) -> dict[str, float]:
     """ADE and FDE as they walked and turned, of the best of 20 samples, and the error of equivariance in metres."""
-    order = test.valid.sum(1).argsort()  # windows of like size together
+    order = test.count.argsort(stable=True)  # windows of like size together
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        parts = [_distances(model, test.at(rows), generator) for rows in order.split(25)]
+        parts = [_distances(model, *test.at(rows), generator) for rows in order.split(25)]
     # the mean over pedestrians; of the turns the mean error, but the largest break of equivariance
     found = {name: torch.cat([part[name] for part in parts], dim=-1).mean(-1) for name in parts[0]}
     scores = {name: float(values.mean()) for name, values in found.items() if name != "error"}
     return scores | {"error": float(found["error"].max())}
 
 
-def _distances(model: TrajectoryTransformer, walks: Walks, generator: torch.Generator) -> dict[str, torch.Tensor]:
+def _distances(
+    model: TrajectoryTransformer, tracks: torch.Tensor, window: torch.Tensor, generator: torch.Generator
+) -> dict[str, torch.Tensor]:
     """Metres by pedestrian ``[n]``, or by turn and pedestrian ``[turns, n]``."""
-    past, valid = walks.positions[:, :, :OBSERVED], walks.valid
-    future = walks.positions[:, :, OBSERVED:]
-    still = model.rollout(past, valid, PREDICTED)
-    ade, fde = displacement_errors(still[valid], future[valid])
-    moved: dict[str, list[torch.Tensor]] = {"turned ADE": [], "turned FDE": [], "error": []}
-    for angle in ANGLES:
-        angles = torch.full((len(past),), angle)
-        found = model.rollout(turned(past, angles), valid, PREDICTED)
-        moved["error"].append((found - turned(still, angles)).norm(dim=-1)[valid].mean(-1))
-        for name, values in zip(
-            ("turned ADE", "turned FDE"), displacement_errors(found[valid], turned(future, angles)[valid]), strict=True
-        ):
-            moved[name].append(values)
-    # all samples of a window at once
-    repeated = past.repeat(SAMPLES, 1, 1, 1), valid.repeat(SAMPLES, 1)
-    samples = model.rollout(*repeated, PREDICTED, generator).unflatten(0, (SAMPLES, -1))
-    best_ade, best_fde = displacement_errors(samples[:, valid], future[valid])
-    rows = {"ADE": ade, "FDE": fde, "best-of-20 ADE": best_ade, "best-of-20 FDE": best_fde}
-    return rows | {name: torch.stack(values) for name, values in moved.items()}
+    past, future = tracks[:, :OBSERVED], tracks[:, OBSERVED:]
+    windows = int(window[-1]) + 1
+
+    def rollout(pasts: torch.Tensor, draw: torch.Generator | None = None) -> torch.Tensor:
+        """All of ``[k, n, observed, 2]`` at once, each a world of its own."""
+        worlds = (window + windows * torch.arange(len(pasts))[:, None]).flatten()
+        return model.rollout(pasts.flatten(0, 1), worlds, PREDICTED, draw).unflatten(0, (len(pasts), -1))
+
+    (still,) = rollout(past[None])
+    ade, fde = displacement_errors(still, future)
+    angles = torch.tensor(ANGLES)[:, None].expand(-1, len(past))
+    moved = rollout(torch.stack([turned(past, a) for a in angles]))
+    error = torch.stack([(m - turned(still, a)).norm(dim=-1).mean(-1) for m, a in zip(moved, angles, strict=True)])
+    turns = [displacement_errors(m, turned(future, a)) for m, a in zip(moved, angles, strict=True)]
+    best_ade, best_fde = displacement_errors(rollout(past.expand(SAMPLES, -1, -1, -1), generator), future)
+    return {
+        "ADE": ade,
+        "FDE": fde,
+        "best-of-20 ADE": best_ade,
+        "best-of-20 FDE": best_fde,
+        "turned ADE": torch.stack([one for one, _ in turns]),
+        "turned FDE": torch.stack([other for _, other in turns]),
+        "error": error,
+    }
