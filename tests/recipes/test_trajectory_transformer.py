@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import equidial as ed
+from equidial.cli import main
 from equidial.data import load_trajectories
 from equidial.metrics import constant_velocity
 from equidial.recipes import TrajectorySizes, TrajectoryTransformer, trajectories
@@ -165,7 +166,13 @@ def test_the_study_compares_the_same_network_from_strict_to_free(tmp_path: Path)
     assert strict["turned ADE"] == pytest.approx(strict["ADE"], rel=1e-4)
     assert strict["bound"] < 1e-5
     assert free["best-of-20 ADE"] <= free["ADE"] * 1.5
-    assert trajectories.run(recipe) == records  # nothing left to do
+    options = ["--scenes", "eth", "--seeds", "0", "--softness", "0", "0.5", "--epochs", "1"]
+    assert main(["reproduce", "trajectories", "--data", str(tmp_path), "--output", str(recipe.output), *options]) == 0
+    assert trajectories.run(recipe) == records  # nothing was left to do
+    page = (recipe.output / "results.md").read_text()
+    assert page.index("In short") < page.index("## All scenes") < page.index("## eth")
+    assert "| strict |" in page
+    assert (recipe.output / "results.png").stat().st_size > 5000
 
 
 def test_windows_are_thinned_and_picked(tmp_path: Path) -> None:

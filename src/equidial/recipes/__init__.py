@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from equidial.recipes import mnist6_180, nonstationary_cifar
+from equidial.recipes import mnist6_180, nonstationary_cifar, trajectories
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
 from equidial.recipes._models import SPECIFICATIONS, check_fits, load_model, load_weights
 from equidial.recipes._study import Study, Training, fit, fit_classifier, study_records
@@ -14,10 +14,13 @@ from equidial.recipes.mnist6_180 import NAME as MNIST6_180
 from equidial.recipes.mnist6_180 import Mnist6180
 from equidial.recipes.nonstationary_cifar import NAME as NONSTATIONARY_CIFAR
 from equidial.recipes.nonstationary_cifar import NonstationaryCifar
+from equidial.recipes.trajectories import NAME as TRAJECTORIES
+from equidial.recipes.trajectories import TrajectoriesStudy
 
 STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
     MNIST6_180: (Mnist6180, mnist6_180.run),
     NONSTATIONARY_CIFAR: (NonstationaryCifar, nonstationary_cifar.run),
+    TRAJECTORIES: (TrajectoriesStudy, trajectories.run),
 }
 """Studies by the name on the command line: the dataclass of each, and what runs it."""
 
@@ -26,6 +29,7 @@ __all__ = [
     "NONSTATIONARY_CIFAR",
     "SPECIFICATIONS",
     "STUDIES",
+    "TRAJECTORIES",
     "Adapt",
     "Demo",
     "GroupResNet",
@@ -35,6 +39,7 @@ __all__ = [
     "Outcome",
     "Study",
     "Training",
+    "TrajectoriesStudy",
     "TrajectorySizes",
     "TrajectoryTransformer",
     "check_fits",

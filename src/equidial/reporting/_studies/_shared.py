@@ -32,12 +32,13 @@ class Page:
 def header(name: str, settings: Mapping[str, Any], records: Records) -> list[str]:
     """The command, its settings and what they took."""
     minutes = sum(r["seconds"] for r in records) / 60
+    epochs = max(r.get("epochs", 0) for r in records)
     options = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
     return [
         f"    equidial reproduce {name} --data DATA --output FOLDER --scale {settings['scale']}",
         "",
         f"Settings: {options}.",
-        f"{len(records)} trainings of {records[0]['epochs']} epochs, {minutes:.0f} minutes in all.",
+        f"{len(records)} trainings of {epochs} epochs, {minutes:.0f} minutes in all.",
     ]
 
 
