@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-_BAND_BYTES = {"cpu": 5 << 20, "cuda": 256 << 20}
+_BAND_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
 """Unfolded input of one band of output columns: near the second-level caches on the CPU; long rows on a GPU."""
 
 
