@@ -13,7 +13,7 @@ from equidial.cli import main
 from equidial.data import load_trajectories
 from equidial.metrics import constant_velocity
 from equidial.recipes import TrajectorySizes, TrajectoryTransformer, trajectories
-from equidial.recipes._trajectory_transformer import step_loss
+from equidial.recipes._trajectory_transformer import _laplace, step_loss
 
 SIZES = TrajectorySizes(steps=10, layers=2, heads=2, vectors=3, scalars=2)
 WINDOW = torch.tensor([0, 0, 0, 1, 1, 2])
@@ -97,19 +97,30 @@ def test_a_rollout_is_the_network_called_again_and_again() -> None:
     with torch.no_grad():
         found, walked = model.rollout(x, WINDOW, 6), x
         for _ in range(6):
-            mean, _ = model(walked, WINDOW, OBSERVED)
-            walked = torch.cat((walked, (walked[:, -1] + mean[:, -1])[:, None]), dim=1)
+            centre, _ = model(walked, WINDOW, OBSERVED)
+            walked = torch.cat((walked, (walked[:, -1] + centre[:, -1])[:, None]), dim=1)
     assert torch.allclose(found, walked[:, OBSERVED:], atol=1e-12)
 
 
 def test_the_loss_is_the_likelihood_of_steps_to_come() -> None:
     model, x = network(), walks()
-    mean, log_deviation = model(x[:, :-1], WINDOW, OBSERVED)
-    normal = torch.distributions.Normal(mean, log_deviation.exp()[..., None])
-    nats = -normal.log_prob(x[:, 1:] - x[:, :-1]).sum(-1)[:, OBSERVED - 1 :]
+    centre, log_scale = model(x[:, :-1], WINDOW, OBSERVED)
+    distance = (x[:, 1:] - x[:, :-1] - centre).norm(dim=-1)
+    # the distance of a plane Laplace draw is a Gamma variable, its direction uniform on a circle of that radius
+    radial = torch.distributions.Gamma(2.0, torch.exp(-log_scale)).log_prob(distance)
+    nats = (torch.log(2 * math.pi * distance) - radial)[:, OBSERVED - 1 :]
     assert float(step_loss(model, x, WINDOW, OBSERVED).detach()) == pytest.approx(
         float(nats.mean().detach()), rel=1e-12
     )
+
+
+def test_draws_have_the_moments_of_the_distribution() -> None:
+    drawn = _laplace(torch.zeros(200_000, 2, dtype=torch.float64), torch.Generator().manual_seed(0))
+    distance = drawn.norm(dim=1)
+    assert float(distance.mean()) == pytest.approx(2, rel=0.01)
+    assert float(distance.square().mean()) == pytest.approx(6, rel=0.02)
+    assert drawn.mean(0).norm() < 0.02
+    assert torch.allclose(drawn.mT @ drawn / len(drawn), 3 * torch.eye(2, dtype=torch.float64), atol=0.06)
 
 
 def test_samples_are_drawn_from_the_generator() -> None:

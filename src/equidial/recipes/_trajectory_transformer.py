@@ -33,16 +33,17 @@ class TrajectorySizes:
 
 
 class TrajectoryTransformer(nn.Module):
-    """Positions up to now to a normal distribution of the next step, one token per pedestrian and time.
+    """Positions up to now to a distribution of the next step, one token per pedestrian and time.
 
     A token reads the last step and the place relative to the others' centre when observation ended, so that nothing
     depends on the origin. Each layer attends to the pedestrian's own past (causal), then to those who walk at the same
-    time, then mixes channels. Output at time ``t``: mean step ``x_(t+1) - x_t``, as a change of the step before, and
-    the logarithm of its standard deviation, alike in both directions. The change starts small: an untrained network
+    time, then mixes channels. Output at time ``t``: the centre of the step ``x_(t+1) - x_t``, as a change of the step
+    before, and the logarithm of its scale ``s``, of a Laplace distribution of the plane: ``exp(-|d| / s) / (2 pi s^2)``
+    at a distance ``d``, whose likelihood asks for what ADE measures. The change starts small: an untrained network
     walks on at nearly constant velocity.
 
-    Shapes: positions ``[N, T, 2]``, ``window [N]`` ascending, the same number for those who walk together, to mean
-    ``[N, T, 2]`` and log-deviation ``[N, T]``. Features are ``heads * (vectors * Vector + scalars * Trivial)``; all
+    Shapes: positions ``[N, T, 2]``, ``window [N]`` ascending, the same number for those who walk together, to centre
+    ``[N, T, 2]`` and log-scale ``[N, T]``. Features are ``heads * (vectors * Vector + scalars * Trivial)``; all
     norms and non-linearities commute with rotations, so that :meth:`representations` make every linear layer tunable,
     and softness 0 an exactly equivariant network. Time enters through numbers that rotations leave alone: projecting
     does not erase it. Raises ``ArgumentError`` for tracks that do not fit.
@@ -62,7 +63,7 @@ class TrajectoryTransformer(nn.Module):
         with torch.no_grad():
             for parameter in self.head.parameters():
                 parameter.mul_(0.1)
-            self.head.bias[2] = -2.0  # 14 cm a step
+            self.head.bias[2] = -3.0  # 10 cm a step in the mean
 
     def representations(self) -> dict[str, tuple[Representation, Representation]]:
         """Input and output space of every linear layer, for ``SoftEquivarianceConfig(representations=...)``."""
@@ -84,14 +85,14 @@ class TrajectoryTransformer(nn.Module):
     def forward(
         self, positions: torch.Tensor, window: torch.Tensor, observed: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log-deviation of the next step at every time; ``observed``: steps that fix the centre."""
+        """Centre and log-scale of the next step at every time; ``observed``: steps that fix the centre."""
         company = self._company(positions, window, observed)
         return self._steps(positions, company.centre(positions[:, observed - 1]), company, 0, None)
 
     def rollout(
         self, past: torch.Tensor, window: torch.Tensor, steps: int, generator: torch.Generator | None = None
     ) -> torch.Tensor:
-        """``[N, steps, 2]``: step by step from the mean, or drawn where a generator is given.
+        """``[N, steps, 2]``: step by step at the centre, or drawn where a generator is given.
 
         Keys and values of the past are kept, so that every step costs one token per pedestrian.
         """
@@ -101,11 +102,10 @@ class TrajectoryTransformer(nn.Module):
         kept: list[_Kept] = [{} for _ in self.layers]
         walked, first = past, 0
         for _ in range(steps):
-            mean, log_deviation = self._steps(walked[:, max(first - 1, 0) :], centre, company, first, kept)
-            step = mean[:, -1]
+            found, log_scale = self._steps(walked[:, max(first - 1, 0) :], centre, company, first, kept)
+            step = found[:, -1]
             if generator is not None:
-                noise = torch.randn(step.shape, generator=generator, dtype=step.dtype)
-                step = step + log_deviation[:, -1, None].exp() * noise.to(step.device)
+                step = step + log_scale[:, -1, None].exp() * _laplace(step, generator)
             first = walked.shape[1]
             walked = torch.cat((walked, (walked[:, -1] + step)[:, None]), dim=1)
         return walked[:, observed:]
@@ -226,9 +226,16 @@ def step_loss(
 
     Position ``t`` predicts the step to ``t + 1`` from what happened until ``t``.
     """
-    mean, log_deviation = model(positions[:, :-1], window, observed)
+    centre, log_scale = model(positions[:, :-1], window, observed)
     target = positions[:, 1:] - positions[:, :-1]
-    mean, log_deviation, target = (z[:, observed - 1 :] for z in (mean, log_deviation, target))
-    log_deviation = log_deviation.clamp(-7, 4)
-    square = (target - mean).square().sum(-1) * torch.exp(-2 * log_deviation)
-    return (0.5 * square + 2 * log_deviation + math.log(2 * math.pi)).mean()
+    centre, log_scale, target = (z[:, observed - 1 :] for z in (centre, log_scale, target))
+    log_scale = log_scale.clamp(-7, 4)
+    distance = (target - centre).square().sum(-1).clamp_min(1e-12).sqrt()
+    return (distance * torch.exp(-log_scale) + 2 * log_scale + math.log(2 * math.pi)).mean()
+
+
+def _laplace(like: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Draws ``[N, 2]`` of scale 1: a distance that is the sum of two exponential ones, in any direction."""
+    u = torch.rand(3, len(like), generator=generator, dtype=like.dtype).to(like.device)
+    distance = -torch.log1p(-u[0]) - torch.log1p(-u[1])
+    return distance[:, None] * torch.stack((torch.cos(2 * math.pi * u[2]), torch.sin(2 * math.pi * u[2])), dim=-1)
