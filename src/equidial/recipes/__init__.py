@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from equidial.recipes import mnist6_180, nonstationary_cifar
+from equidial.recipes._deeplab import DeepLabV3
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
 from equidial.recipes._models import SPECIFICATIONS, check_fits, load_model, load_weights
 from equidial.recipes._study import Study, Training, fit, fit_classifier, study_records
@@ -27,6 +28,7 @@ __all__ = [
     "SPECIFICATIONS",
     "STUDIES",
     "Adapt",
+    "DeepLabV3",
     "Demo",
     "GroupResNet",
     "GroupResNetConfig",
