@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from equidial.recipes import mnist6_180, nonstationary_cifar
+from equidial.recipes import mnist6_180, nonstationary_cifar, segmentation
 from equidial.recipes._deeplab import DeepLabV3
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
 from equidial.recipes._models import SPECIFICATIONS, check_fits, load_model, load_weights
@@ -15,16 +15,20 @@ from equidial.recipes.mnist6_180 import NAME as MNIST6_180
 from equidial.recipes.mnist6_180 import Mnist6180
 from equidial.recipes.nonstationary_cifar import NAME as NONSTATIONARY_CIFAR
 from equidial.recipes.nonstationary_cifar import NonstationaryCifar
+from equidial.recipes.segmentation import NAME as SEGMENTATION
+from equidial.recipes.segmentation import SegmentationStudy
 
 STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
     MNIST6_180: (Mnist6180, mnist6_180.run),
     NONSTATIONARY_CIFAR: (NonstationaryCifar, nonstationary_cifar.run),
+    SEGMENTATION: (SegmentationStudy, segmentation.run),
 }
 """Studies by the name on the command line: the dataclass of each, and what runs it."""
 
 __all__ = [
     "MNIST6_180",
     "NONSTATIONARY_CIFAR",
+    "SEGMENTATION",
     "SPECIFICATIONS",
     "STUDIES",
     "Adapt",
@@ -35,6 +39,7 @@ __all__ = [
     "Mnist6180",
     "NonstationaryCifar",
     "Outcome",
+    "SegmentationStudy",
     "Study",
     "Training",
     "TrajectorySizes",

@@ -11,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from equidial.errors import FileFormatError, explain
-from equidial.recipes import MNIST6_180, NONSTATIONARY_CIFAR, study_records
-from equidial.reporting._studies import _mnist6_180, _nonstationary_cifar
+from equidial.recipes import MNIST6_180, NONSTATIONARY_CIFAR, SEGMENTATION, study_records
+from equidial.reporting._studies import _mnist6_180, _nonstationary_cifar, _segmentation
 
-_PAGES = {MNIST6_180: _mnist6_180.PAGE, NONSTATIONARY_CIFAR: _nonstationary_cifar.PAGE}
+_PAGES = {
+    MNIST6_180: _mnist6_180.PAGE,
+    NONSTATIONARY_CIFAR: _nonstationary_cifar.PAGE,
+    SEGMENTATION: _segmentation.PAGE,
+}
 
 
 def write_study(folder: str | Path) -> Path:
