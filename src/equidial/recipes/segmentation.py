@@ -41,6 +41,7 @@ NAME = "segmentation"
 _STATISTICS = 8  # batches from which batch norm is restored and re-estimated
 _HELD_OUT = 0.1  # of the training images, where a data set has no third part
 _WORKERS = 8
+_BATCH = 8  # images at once when testing: logits of full size are large
 
 
 @dataclass(frozen=True)
@@ -145,14 +146,16 @@ class _Plan:
         x = torch.stack([image for image, _ in pairs]).to(self.recipe.device).float() / 255
         return (x - mean) / std, torch.stack([mask for _, mask in pairs]).to(self.recipe.device).long()
 
-    def batches(self, found: Segmentations, network: Segmenter, most: int | None = None) -> Iterator[Any]:
-        """In order, or at most so many that are spread over all images."""
-        step = self.sizes.training.batch_size
-        rows = torch.arange(len(found))
-        if most is not None:
-            rows = torch.randperm(len(found), generator=torch.Generator().manual_seed(0))[: most * step]
-        for part in rows.split(step):
-            yield self.batch(found, part.tolist(), network)
+    def batches(self, found: Segmentations, network: Segmenter) -> Iterator[Any]:
+        """All images in order."""
+        for rows in torch.arange(len(found)).split(_BATCH):
+            yield self.batch(found, rows.tolist(), network)
+
+    def sample(self, count: int, network: Segmenter) -> Iterator[Any]:
+        """So many batches of training images, or as many as there are, the same at every call."""
+        order = torch.randperm(len(self.train), generator=torch.Generator().manual_seed(0))
+        for rows in order.split(self.sizes.training.batch_size)[:count]:
+            yield self.batch(self.train, rows.tolist(), network)
 
 
 def run(recipe: SegmentationStudy, progress: Progress | None = None) -> list[dict[str, Any]]:
@@ -242,13 +245,13 @@ def _result(plan: _Plan, study: Study, key: Key) -> dict[str, Any]:
     network.model.to(recipe.device)
     parameters = sum(p.numel() for p in network.model.parameters())
     # statistics folded into weights come back first, so that the softened network can be given its own
-    restore_statistics(network.model, plan.batches(plan.train, network, _STATISTICS))
+    restore_statistics(network.model, plan.sample(_STATISTICS, network))
     response, softness = key["response"] or "nearest", key["softness"]
     if softness < 1:
         _softened(plan, network.model, response, softness)
-        ed.recalibrate(network.model, plan.batches(plan.train, network, _STATISTICS))
+        ed.recalibrate(network.model, plan.sample(_STATISTICS, network))
     history = _fine_tuned(plan, study, key, network)
-    ed.recalibrate(network.model, plan.batches(plan.train, network, 4 * _STATISTICS))
+    ed.recalibrate(network.model, plan.sample(4 * _STATISTICS, network))
     found: dict[str, Any] = {"parameters": parameters, "epochs": len(history), "loss": history[-1]["loss"]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EquidialWarning)
