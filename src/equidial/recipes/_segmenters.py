@@ -26,7 +26,7 @@ class Segmenter:
         model: reads images ``(x - mean) / std`` of ``x`` in [0, 1].
         mean, std: per channel.
         kind: ``"deeplab"``, or the ``model_type`` of transformers (``"segformer"``, ``"vit"``, ``"dinov2"``, ..).
-        head: parameters whose names begin so are new, and learn faster.
+        head: parameters whose names begin so learn at a rate of their own.
     """
 
     model: nn.Module
@@ -73,8 +73,8 @@ def check_segmenter(model: str | None, weights: Path | None) -> None:
         got = "none" if weights is None else f"{weights}, which is no file"
         raise ArgumentError(
             explain(
-                "weights: the .safetensors file of DeepLabV3 on MobileNetV2 for PASCAL VOC (the TensorFlow models' "
-                "deeplabv3_mnv2_pascal_trainaug, with the names of equidial.recipes.DeepLabV3)",
+                "weights: a .safetensors file with the tensors of equidial.recipes.DeepLabV3 for 21 classes of VOC "
+                "(converted from github.com/google-coral/test_data)",
                 got,
                 "give --weights FILE, or --model hf:NAME_OR_FOLDER",
             )
