@@ -43,6 +43,10 @@ _HELD_OUT = 0.1  # of the training images, where a data set has no third part
 _WORKERS = 8
 _BATCH = 8  # images at once when testing: logits of full size are large
 
+_KINDS = {"vit": (5e-5, 0.07, 512), "dinov2": (1e-5, 0.01, 518), "segformer": (1e-4, 0.01, 512)}
+"""Of transformers: learning rate of what is pretrained, weight decay, and image size at the scale of the paper."""
+_HEAD_RATE = 1e-3
+
 
 @dataclass(frozen=True)
 class _Sizes:
@@ -60,11 +64,9 @@ class _Sizes:
 SCALES = {
     "small": _Sizes("C4", 193, Training(6, 8, 1e-3), Moves(), 1e-2, 0.0, 20, 5.0, True),
     "paper": _Sizes(
-        "SO2", 512, Training(100, 32, 1e-4), Moves(True, (0.5, 2.0), 10.0, 0.25), 1e-3, 0.01, 250, 1.0, False
+        "SO2", 512, Training(100, 32, 1e-4), Moves(True, (0.5, 2.0), 10.0, 0.25), _HEAD_RATE, 0.01, 250, 1.0, False
     ),
 }
-_KINDS = {"vit": (5e-5, 0.07, 512), "dinov2": (1e-5, 0.01, 518), "segformer": (1e-4, 0.01, 512)}
-"""At the scale of the paper: learning rate of what is pretrained, weight decay, and image size."""
 _EPOCHS = {"ade20k": 50}
 _WARMUP = {"ade20k": 500}
 
@@ -172,9 +174,11 @@ def run(recipe: SegmentationStudy, progress: Progress | None = None) -> list[dic
 def _planned(recipe: SegmentationStudy) -> _Plan:
     sizes = SCALES[recipe.scale]
     network = load_segmenter(recipe.model, recipe.weights, 2)
-    if recipe.scale == "paper" and network.kind in _KINDS:
+    if network.kind in _KINDS:
         rate, decay, image = _KINDS[network.kind]
-        sizes = replace(sizes, training=replace(sizes.training, learning_rate=rate), decay=decay, image=image)
+        image = image if recipe.scale == "paper" else sizes.image
+        training = replace(sizes.training, learning_rate=rate)
+        sizes = replace(sizes, training=training, head_rate=_HEAD_RATE, decay=decay, image=image)
     size = recipe.image_size or sizes.image
 
     def part(name: SegmentationPart) -> Segmentations:
