@@ -181,7 +181,7 @@ def record(method: str, response: str | None, softness: float, seed: int, c_iou:
 def test_the_page_says_first_whether_softness_helps(strict: float, soft: float, words: str, tmp_path: Path) -> None:
     settings = {
         "recipe": "segmentation",
-        "settings": {"scale": "small", "dataset": "voc", "image_size": 9, "group": "C4"},
+        "settings": {"scale": "small", "dataset": "voc", "image_size": 9, "group": "C4", "test_masks": "0a" * 32},
     }
     (tmp_path / "config.json").write_text(json.dumps(settings))
     cases = [("untouched", None, 1.0, 0.3), ("untouched, turned", None, 1.0, 0.4)]
@@ -221,6 +221,19 @@ def test_moves_take_images_and_masks_along() -> None:
     assert torch.equal(pixels[:, 0].long(), masks)
     kinds = [next(k for k in range(4) if torch.equal(m, y.rot90(k))) for m, y in zip(masks, labels, strict=True)]
     assert set(kinds) == {0, 1, 2, 3}
+
+
+@FEW
+def test_fewer_images_are_spread_evenly_and_other_masks_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = study(tmp_path, images=2)
+    plan = segmentation._planned(recipe)
+    assert [image.name for image, _ in plan.train.files] == ["train_0.png", "train_3.png"]
+    assert (len(plan.val), len(plan.test)) == (1, 2)
+    monkeypatch.setattr(type(plan.test), "complete", property(lambda _: True))
+    with pytest.warns(ed.EquidialWarning, match="official masks of camvid test"):
+        segmentation._planned(recipe)
 
 
 @pytest.mark.parametrize(

@@ -167,6 +167,7 @@ def run(recipe: SegmentationStudy, progress: Progress | None = None) -> list[dic
     positions = list(_positions(plan, load_segmenter(recipe.model, recipe.weights, len(plan.train.classes))))
     settings = {k: v for k, v in asdict(recipe).items() if k not in ("output", "data", "weights", "device")}
     settings |= {"dataset": plan.train.name, "group": plan.sizes.group, "image_size": plan.size}
+    settings |= {"test_masks": plan.test.checksum()}
     study = Study(recipe.output, NAME, settings)
     return study.collect(list(_keys(recipe, positions)), lambda key: _result(plan, study, key), progress)
 
@@ -191,6 +192,9 @@ def _planned(recipe: SegmentationStudy) -> _Plan:
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
         held = max(1, round(len(train) * _HELD_OUT))
         train, val, test = train.subset(sorted(order[held:])), train.subset(sorted(order[:held])), part("val")
+    if test.complete and test.known_checksum not in (None, test.checksum()):
+        what = f"the official masks of {test.name} {test.part}"
+        warnings.warn(explain(what, "others", "unpack them again for its results"), EquidialWarning, stacklevel=3)
     train, val, test = (_spread(found, recipe.images) for found in (train, val, test))
     steps = -(-len(train) // sizes.training.batch_size)
     epochs = recipe.epochs or (_EPOCHS.get(train.name) if recipe.scale == "paper" else None) or sizes.training.epochs

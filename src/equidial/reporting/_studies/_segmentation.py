@@ -30,12 +30,13 @@ _TRUTH = "truth"
 
 def _text(settings: Mapping[str, Any], records: Records) -> str:
     lines = [f"# Segmentation of {settings['dataset']} at every softness", "", _verdict(records), ""]
-    lines += [*header(SEGMENTATION, settings, records), ""]
+    told = {key: value for key, value in settings.items() if key != "test_masks"}
+    lines += [*header(SEGMENTATION, told, records), ""]
     if not all(r["complete"] for r in records):
         lines += ["**Not the whole data set**: some parts have fewer images than they have in full.", ""]
     lines += [
         f"{records[0]['images']} training and {records[0]['test_images']} test images of {settings['image_size']} "
-        f"pixels; group {settings['group']}.",
+        f"pixels; group {settings['group']}. SHA-256 of the test masks: {settings['test_masks'][:16]}.",
         "",
         "![cIoU, certified bound and predictions](segmentation.png)",
         "",
