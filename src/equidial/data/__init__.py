@@ -1,6 +1,7 @@
-"""Data from disk: images as ``.npz`` files or folders, scikit-learn's digits, pedestrian trajectories."""
+"""Data from disk: images as ``.npz`` files or folders, scikit-learn's digits, segmentations, trajectories."""
 
 from equidial.data._images import AUGMENTATIONS, Augmentation, Images, Split, loader
+from equidial.data._segmentation import SegmentationPart, Segmentations, load_segmentation
 from equidial.data._sources import DEMO_SIZE, demo_digits, load_images
 from equidial.data._trajectories import SCENES, Trajectories, load_trajectories
 
@@ -10,10 +11,13 @@ __all__ = [
     "SCENES",
     "Augmentation",
     "Images",
+    "SegmentationPart",
+    "Segmentations",
     "Split",
     "Trajectories",
     "demo_digits",
     "load_images",
+    "load_segmentation",
     "load_trajectories",
     "loader",
 ]

@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-from equidial.recipes import mnist6_180, nonstationary_cifar, trajectories
+from equidial.recipes import mnist6_180, nonstationary_cifar, segmentation, trajectories
+from equidial.recipes._deeplab import DeepLabV3
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
 from equidial.recipes._models import SPECIFICATIONS, check_fits, load_model, load_weights
 from equidial.recipes._study import Study, Training, fit, fit_classifier, study_records
@@ -14,6 +15,8 @@ from equidial.recipes.mnist6_180 import NAME as MNIST6_180
 from equidial.recipes.mnist6_180 import Mnist6180
 from equidial.recipes.nonstationary_cifar import NAME as NONSTATIONARY_CIFAR
 from equidial.recipes.nonstationary_cifar import NonstationaryCifar
+from equidial.recipes.segmentation import NAME as SEGMENTATION
+from equidial.recipes.segmentation import SegmentationStudy
 from equidial.recipes.trajectories import NAME as TRAJECTORIES
 from equidial.recipes.trajectories import TrajectoriesStudy
 
@@ -21,22 +24,26 @@ STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
     MNIST6_180: (Mnist6180, mnist6_180.run),
     NONSTATIONARY_CIFAR: (NonstationaryCifar, nonstationary_cifar.run),
     TRAJECTORIES: (TrajectoriesStudy, trajectories.run),
+    SEGMENTATION: (SegmentationStudy, segmentation.run),
 }
 """Studies by the name on the command line: the dataclass of each, and what runs it."""
 
 __all__ = [
     "MNIST6_180",
     "NONSTATIONARY_CIFAR",
+    "SEGMENTATION",
     "SPECIFICATIONS",
     "STUDIES",
     "TRAJECTORIES",
     "Adapt",
+    "DeepLabV3",
     "Demo",
     "GroupResNet",
     "GroupResNetConfig",
     "Mnist6180",
     "NonstationaryCifar",
     "Outcome",
+    "SegmentationStudy",
     "Study",
     "Training",
     "TrajectoriesStudy",

@@ -178,12 +178,13 @@ def fit(
     seed: int,
     checkpoint: Path | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
 ) -> list[dict[str, Any]]:
     """Train on ``count`` examples; one entry per epoch: loss, learned frequencies and supports, seconds.
 
     ``loss_of(rows, generator)``: the mean loss of the examples with these indices. ``checkpoint``: written after every
     epoch, read at the start if it is there; the result is the same. The last weights are kept: none are chosen by
-    looking.
+    looking. ``optimizer``: default Adam; one that is given keeps its rates at the top of the course.
     """
     partial = [m for m in model.modules() if isinstance(m, PartialSamples)]
     symmetry = [*learned_frequencies(model), *(m.support for m in partial if isinstance(m.support, nn.Parameter))]
@@ -191,7 +192,7 @@ def fit(
     weights = [p for p in model.parameters() if id(p) not in own]
     groups: list[dict[str, Any]] = [{"params": weights, "lr": training.learning_rate}]
     groups += [{"params": symmetry, "lr": training.symmetry_rate}] if symmetry else []
-    optimizer = torch.optim.Adam(groups)
+    optimizer = torch.optim.Adam(groups) if optimizer is None else optimizer
     steps = -(-count // training.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda t: _course(t, steps * training.epochs, training.warmup * steps)
