@@ -3,12 +3,15 @@
 from collections.abc import Callable
 from typing import Any
 
-from equidial.recipes import mnist6_180, nonstationary_cifar
+from equidial.recipes import cifar, mnist6_180, nonstationary_cifar
+from equidial.recipes._cifar_networks import cct, resnet20, resnet56
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
 from equidial.recipes._models import SPECIFICATIONS, check_fits, load_model, load_weights
 from equidial.recipes._study import Study, Training, fit, fit_classifier, study_records
 from equidial.recipes._trajectory_transformer import TrajectorySizes, TrajectoryTransformer
 from equidial.recipes.adapt import Adapt, Outcome
+from equidial.recipes.cifar import NAME as CIFAR
+from equidial.recipes.cifar import Cifar
 from equidial.recipes.demo import Demo
 from equidial.recipes.mnist6_180 import NAME as MNIST6_180
 from equidial.recipes.mnist6_180 import Mnist6180
@@ -16,17 +19,20 @@ from equidial.recipes.nonstationary_cifar import NAME as NONSTATIONARY_CIFAR
 from equidial.recipes.nonstationary_cifar import NonstationaryCifar
 
 STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
+    CIFAR: (Cifar, cifar.run),
     MNIST6_180: (Mnist6180, mnist6_180.run),
     NONSTATIONARY_CIFAR: (NonstationaryCifar, nonstationary_cifar.run),
 }
 """Studies by the name on the command line: the dataclass of each, and what runs it."""
 
 __all__ = [
+    "CIFAR",
     "MNIST6_180",
     "NONSTATIONARY_CIFAR",
     "SPECIFICATIONS",
     "STUDIES",
     "Adapt",
+    "Cifar",
     "Demo",
     "GroupResNet",
     "GroupResNetConfig",
@@ -37,10 +43,13 @@ __all__ = [
     "Training",
     "TrajectorySizes",
     "TrajectoryTransformer",
+    "cct",
     "check_fits",
     "fit",
     "fit_classifier",
     "load_model",
     "load_weights",
+    "resnet20",
+    "resnet56",
     "study_records",
 ]
