@@ -139,10 +139,11 @@ def residual_pathway_prior(
 
 
 def rpp_penalty(model: nn.Module) -> torch.Tensor:
-    """Minus the logarithm of both priors: the sum over tensors of ``||A||^2 / (2 sigma_a^2) + ||B||^2 / (2 sigma_b^2)``.
+    """Minus the logarithm of both priors, up to a constant: a scalar.
 
-    Up to a constant. Divide it by the number of training examples before adding it to a mean loss. Its gradient is that of two weight
-    decays, ``A / sigma_a^2`` and ``B / sigma_b^2``. Raises ``StateError`` for a model without such tensors.
+    The sum over tensors of ``||A||^2 / (2 sigma_a^2) + ||B||^2 / (2 sigma_b^2)``. Divide it by the number of training
+    examples before adding it to a mean loss. Its gradient is that of two weight decays, ``A / sigma_a^2`` and
+    ``B / sigma_b^2``. Raises ``StateError`` for a model without such tensors.
     """
     found = [pathway.penalty(original) for _, _, pathway, original in _pathways(model, "rpp_penalty")]
     return torch.stack(found).sum()
