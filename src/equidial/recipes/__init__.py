@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from equidial.recipes import cifar, mnist6_180, nonstationary_cifar
+from equidial.recipes import cifar, mnist, mnist6_180, nonstationary_cifar
 from equidial.recipes._cifar_networks import cct, resnet20, resnet56
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
 from equidial.recipes._models import SPECIFICATIONS, check_fits, load_model, load_weights

@@ -7,10 +7,21 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 import equidial as ed
+from equidial.data import Split
 from equidial.groups import GroupElement
 from equidial.metrics import transform_images
+
+
+def stacked(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    """All images ``[n, c, h, w]`` and labels ``[n]`` of a split, in its order."""
+    if isinstance(split.dataset, TensorDataset):
+        x, y = split.dataset.tensors
+        return x, y
+    pairs = [split.dataset[i] for i in range(len(split))]
+    return torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
 
 
 def turned(

@@ -35,7 +35,7 @@ from equidial.filters import Response
 from equidial.metrics import measured_elements
 from equidial.recipes._cifar_networks import cct, resnet20, resnet56
 from equidial.recipes._models import check_fits, load_model, load_weights
-from equidial.recipes._moves import scores, turned
+from equidial.recipes._moves import scores, stacked, turned
 from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit
 from equidial.recipes._training import divergence
 from equidial.recipes.nonstationary_cifar import crop_flip
@@ -211,9 +211,9 @@ def load(recipe: Cifar) -> _Data:
     images = load_images(recipe.data, size=_PIXELS, mean=(0.0,), std=(1.0,))
     parts = []
     for split in (images.train, images.test):
-        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0)).tolist()
-        pairs = [split.dataset[i] for i in order]
-        parts.append((torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])))
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+        x, y = stacked(split)
+        parts.append((x[order], y[order]))
     (x, y), (x_test, y_test) = parts
     seen = any(name in NETWORKS for name in recipe.used("networks"))
     x_val, y_val = parts[seen]
