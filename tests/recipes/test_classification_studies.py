@@ -16,7 +16,18 @@ import equidial as ed
 from equidial.cli import main
 from equidial.data import load_images, loader
 from equidial.metrics import measured_elements, transform_images
-from equidial.recipes import Cifar, cct, cifar, load_model, load_weights, resnet20, resnet56, study_records
+from equidial.recipes import (
+    Cifar,
+    Mnist,
+    cct,
+    cifar,
+    load_model,
+    load_weights,
+    mnist,
+    resnet20,
+    resnet56,
+    study_records,
+)
 from equidial.recipes._moves import turned
 from equidial.reporting import write_study
 from tests.adapters.models import vit
@@ -181,3 +192,74 @@ def test_a_cifar_study_without_meaning_is_refused(change: dict[str, Any], words:
     with pytest.raises(ed.EquidialError, match=words):
         cifar.run(replace(tiny, **change))
     assert not tiny.output.exists()
+
+
+@pytest.fixture
+def digits(tmp_path: Path) -> Mnist:
+    source = str(images(tmp_path, 28, ()))
+    return Mnist(source, tmp_path / "run", seeds=(0,), softness=(0.0, 0.5, 1.0), ratios=(1e-2, 1e2), epochs=1)
+
+
+def test_the_mnist_study_keeps_quarter_turns_at_0_and_writes_its_page(digits: Mnist) -> None:
+    records = mnist.run(replace(digits, epochs=12))
+    dial = {(r["response"], r["setting"]): r for r in records if r["method"] == "dial"}
+    assert list(dial) == [("nearest", 0.0), ("nearest", 0.5), ("nearest", 1.0), ("taper", 0.5)]
+    strict = dial["nearest", 0.0]
+    assert strict["iErr"] < 1e-10
+    assert strict["Acc"] == strict["aAcc"]
+    assert strict["bound"] < 1e-6 < dial["nearest", 0.5]["bound"] < dial["nearest", 1.0]["bound"]
+    rpp = {r["setting"]: r for r in records if r["method"] == "rpp"}
+    assert 0 < rpp[1e-2]["bound"] < rpp[1e2]["bound"]
+    kernels = sum(p.numel() for p in mnist.network(mnist.SCALES["small"].widths, 1, 3).parameters() if p.ndim == 4)
+    assert rpp[1e2]["parameters"] == strict["parameters"] + kernels
+    page = write_study(digits.output).read_text()
+    assert "is ahead.**" in page
+    assert page.count("| taper |") == 3
+    assert "| RPP | 100 |" in page
+    assert (digits.output / "results.png").stat().st_size > 10_000
+
+
+def test_an_interrupted_mnist_study_ends_as_an_uninterrupted_one(
+    digits: Mnist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = replace(digits, softness=(0.5,), responses=("nearest",), epochs=2)
+    whole = mnist.run(replace(recipe, output=recipe.output.with_name("whole")))
+    fit, stopped = mnist.fit, []
+
+    def stop(epoch: int, loss: float) -> None:
+        if len(stopped) == 2:
+            raise KeyboardInterrupt
+        stopped.append(epoch)
+
+    monkeypatch.setattr(mnist, "fit", lambda *arguments: fit(*arguments, on_epoch=stop))
+    with pytest.raises(KeyboardInterrupt):
+        mnist.run(recipe)
+    monkeypatch.undo()
+    assert len(study_records(recipe.output)) == 1
+    assert len(list(recipe.output.glob("checkpoint-*.pt"))) == 1
+    assert untimed(mnist.run(recipe)) == untimed(whole)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data": "nowhere.npz"}, "npz"),
+        ({"group": "C0"}, "C0"),
+        ({"seeds": ()}, "seeds"),
+        ({"softness": ()}, "positions"),
+        ({"softness": (1.5,)}, "1.5"),
+        ({"responses": ("loud",)}, "responses"),
+        ({"ratios": (0.0,)}, "ratios"),
+        ({"epochs": 0}, "epoch"),
+    ],
+)
+def test_an_mnist_study_without_meaning_is_refused(change: dict[str, Any], words: str, digits: Mnist) -> None:
+    with pytest.raises(ed.EquidialError, match=words):
+        mnist.run(replace(digits, **change))
+    assert not digits.output.exists()
+
+
+def test_images_whose_side_breaks_the_symmetry_are_refused(digits: Mnist, tmp_path: Path) -> None:
+    with pytest.raises(ed.EquidialError, match="multiple of 4"):
+        mnist.run(replace(digits, data=str(images(tmp_path, 30, ()))))
+    assert not digits.output.exists()

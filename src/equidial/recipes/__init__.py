@@ -13,6 +13,8 @@ from equidial.recipes.adapt import Adapt, Outcome
 from equidial.recipes.cifar import NAME as CIFAR
 from equidial.recipes.cifar import Cifar
 from equidial.recipes.demo import Demo
+from equidial.recipes.mnist import NAME as MNIST
+from equidial.recipes.mnist import Mnist
 from equidial.recipes.mnist6_180 import NAME as MNIST6_180
 from equidial.recipes.mnist6_180 import Mnist6180
 from equidial.recipes.nonstationary_cifar import NAME as NONSTATIONARY_CIFAR
@@ -20,6 +22,7 @@ from equidial.recipes.nonstationary_cifar import NonstationaryCifar
 
 STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
     CIFAR: (Cifar, cifar.run),
+    MNIST: (Mnist, mnist.run),
     MNIST6_180: (Mnist6180, mnist6_180.run),
     NONSTATIONARY_CIFAR: (NonstationaryCifar, nonstationary_cifar.run),
 }
@@ -27,6 +30,7 @@ STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
 
 __all__ = [
     "CIFAR",
+    "MNIST",
     "MNIST6_180",
     "NONSTATIONARY_CIFAR",
     "SPECIFICATIONS",
@@ -36,6 +40,7 @@ __all__ = [
     "Demo",
     "GroupResNet",
     "GroupResNetConfig",
+    "Mnist",
     "Mnist6180",
     "NonstationaryCifar",
     "Outcome",

@@ -1,9 +1,9 @@
 """MNIST (paper A, figure 2): networks from scratch on upright digits, judged on turned ones: the dial against RPP.
 
 One small network, twice made tunable between strictly invariant and free: by the dial, and by residual pathway priors
-in their two-prior form, ``W = P(A) + B`` with the ratio of the prior variances of B and A as its dial. Both constrain the same
-tensors, take as many optimizer steps on the same images, and share the ends: softness 0 is RPP without B, softness 1
-has no prior. Nothing is chosen by looking: every setting is on the page, so no images are held out.
+in their two-prior form, ``W = P(A) + B``, whose dial is the ratio of the prior variances of B and A. Both constrain the
+same tensors, take as many optimizer steps on the same images, and share the ends: softness 0 is RPP without B, softness
+1 has no prior. Nothing is chosen by looking: every setting is on the page, so no images are held out.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Sizes:
 
 
 SCALES = {
-    "small": _Sizes((16, 32, 64), Training(4, 128, 2e-3, warmup=0.5)),
+    "small": _Sizes((16, 32, 64), Training(8, 128, 4e-3, warmup=0.5)),
     "paper": _Sizes((32, 64, 128), Training(30, 128, 1e-3, warmup=1)),
 }
 
@@ -51,7 +51,7 @@ class Mnist:
     output: Path
     """Folder of the study; the same command on it goes on where it was interrupted."""
     scale: Literal["small", "paper"] = "small"
-    """small: 16, 32 and 64 channels, 4 epochs. paper: twice the channels, 30 epochs."""
+    """small: 16, 32 and 64 channels, 8 epochs. paper: twice the channels, 30 epochs."""
     group: str = "C4"
     """C4, which the network keeps exactly at softness 0; C8, SO2, ..., up to interpolation."""
     seeds: tuple[int, ...] = (0, 1, 2)

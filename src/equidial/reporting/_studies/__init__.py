@@ -11,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from equidial.errors import FileFormatError, explain
-from equidial.recipes import CIFAR, MNIST6_180, NONSTATIONARY_CIFAR, study_records
-from equidial.reporting._studies import _cifar, _mnist6_180, _nonstationary_cifar
+from equidial.recipes import CIFAR, MNIST, MNIST6_180, NONSTATIONARY_CIFAR, study_records
+from equidial.reporting._studies import _cifar, _mnist, _mnist6_180, _nonstationary_cifar
 
-_PAGES = {CIFAR: _cifar.PAGE, MNIST6_180: _mnist6_180.PAGE, NONSTATIONARY_CIFAR: _nonstationary_cifar.PAGE}
+_PAGES = {
+    CIFAR: _cifar.PAGE,
+    MNIST: _mnist.PAGE,
+    MNIST6_180: _mnist6_180.PAGE,
+    NONSTATIONARY_CIFAR: _nonstationary_cifar.PAGE,
+}
 
 
 def write_study(folder: str | Path) -> Path:
