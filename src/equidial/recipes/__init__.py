@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from equidial.recipes import cifar, mnist, mnist6_180, nonstationary_cifar
+from equidial.recipes import cifar, imagenet, mnist, mnist6_180, nonstationary_cifar
 from equidial.recipes._cifar_networks import cct, resnet20, resnet56
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
 from equidial.recipes._models import SPECIFICATIONS, check_fits, load_model, load_weights
@@ -13,6 +13,8 @@ from equidial.recipes.adapt import Adapt, Outcome
 from equidial.recipes.cifar import NAME as CIFAR
 from equidial.recipes.cifar import Cifar
 from equidial.recipes.demo import Demo
+from equidial.recipes.imagenet import NAME as IMAGENET
+from equidial.recipes.imagenet import ImageNet
 from equidial.recipes.mnist import NAME as MNIST
 from equidial.recipes.mnist import Mnist
 from equidial.recipes.mnist6_180 import NAME as MNIST6_180
@@ -22,6 +24,7 @@ from equidial.recipes.nonstationary_cifar import NonstationaryCifar
 
 STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
     CIFAR: (Cifar, cifar.run),
+    IMAGENET: (ImageNet, imagenet.run),
     MNIST: (Mnist, mnist.run),
     MNIST6_180: (Mnist6180, mnist6_180.run),
     NONSTATIONARY_CIFAR: (NonstationaryCifar, nonstationary_cifar.run),
@@ -30,6 +33,7 @@ STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
 
 __all__ = [
     "CIFAR",
+    "IMAGENET",
     "MNIST",
     "MNIST6_180",
     "NONSTATIONARY_CIFAR",
@@ -40,6 +44,7 @@ __all__ = [
     "Demo",
     "GroupResNet",
     "GroupResNetConfig",
+    "ImageNet",
     "Mnist",
     "Mnist6180",
     "NonstationaryCifar",

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from equidial.errors import FileFormatError, explain
-from equidial.recipes import CIFAR, MNIST, MNIST6_180, NONSTATIONARY_CIFAR, study_records
-from equidial.reporting._studies import _cifar, _mnist, _mnist6_180, _nonstationary_cifar
+from equidial.recipes import CIFAR, IMAGENET, MNIST, MNIST6_180, NONSTATIONARY_CIFAR, study_records
+from equidial.reporting._studies import _cifar, _imagenet, _mnist, _mnist6_180, _nonstationary_cifar
 
 _PAGES = {
     CIFAR: _cifar.PAGE,
+    IMAGENET: _imagenet.PAGE,
     MNIST: _mnist.PAGE,
     MNIST6_180: _mnist6_180.PAGE,
     NONSTATIONARY_CIFAR: _nonstationary_cifar.PAGE,

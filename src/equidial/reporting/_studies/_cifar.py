@@ -19,7 +19,7 @@ _HEADS = "Acc % | aAcc % | cAcc % | iErr (nats) | certified bound |"
 
 def _text(settings: Mapping[str, Any], records: Records) -> str:
     lines = ["# CIFAR: the dial on pretrained classifiers", "", *_verdict(records), ""]
-    lines += [*header(CIFAR, settings, records), ""]
+    lines += [*header(f"{CIFAR} --weights WEIGHTS", settings, records), ""]
     lines += [f"{records[0]['images']:,} training and {records[0]['test_images']:,} test images.", ""]
     for network, group in _cases(records):
         lines += [f"## {network}, {group}", "", f"| method | chosen setting | {_HEADS} s a training |"]
@@ -33,7 +33,7 @@ def _text(settings: Mapping[str, Any], records: Records) -> str:
             for response, positions in curves.items():
                 lines += [f"| {response} | {s:g} | {_cells(found)}" for s, found in positions.items()]
         lines += [""]
-    lines += ["![cAcc and certified bound against iErr](results.png)", "", *_HOW, ""]
+    lines += ["![cAcc and certified bound against iErr](cifar.png)", "", *_HOW, ""]
     lines += ["## Tuning: cAcc on validation images, first seed", ""]
     lines += ["| network | group | method | setting | validation cAcc % |", "|" + "---|" * 5]
     for r in _tuning(records):

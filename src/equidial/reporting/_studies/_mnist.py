@@ -37,7 +37,7 @@ def _text(settings: Mapping[str, Any], records: Records) -> str:
         "bound: the largest over the kernels, each for itself; it is no bound of iErr. The dial's was set before",
         "training (nearest, taper, hard), RPP's is what training left. The ends of the dial belong to every response.",
         "",
-        "![cAcc and certified bound against iErr](results.png)",
+        "![cAcc and certified bound against iErr](mnist.png)",
         "",
         "**What differs from the paper.** Its code mixes two paths with a fixed weight and calls that RPP; here RPP is",
         "the two Gaussian priors of its authors, on the same tensors as the dial. The numbers of the figure are not",
