@@ -317,7 +317,7 @@ def original_of(module: nn.Module, tensor_name: str) -> nn.Parameter:
     return chains[tensor_name].original
 
 
-def attach(module: nn.Module, tensor_name: str, parametrization: SoftParametrization) -> None:
+def attach(module: nn.Module, tensor_name: str, parametrization: nn.Module) -> None:
     """Register, and make sure that deep copies of the module get a class object of their own.
 
     torch injects a class that copies share; removing a parametrization from a copy would then delete the

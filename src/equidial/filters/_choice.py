@@ -7,6 +7,7 @@ from typing import get_args
 import torch
 
 from equidial.errors import ArgumentError, explain
+from equidial.filters._blocks import BlocksSpectrum, Summands
 from equidial.filters._casimir import CasimirSpectrum, known_spectrum
 from equidial.filters._constraint import Constraint
 from equidial.filters._matrix_free import TOLERANCE, MatrixFreeSpectrum
@@ -31,9 +32,9 @@ def build_spectrum(
 
     Order of choice: ``closed_form`` where all generators have a common eigenbasis (normal and commuting), ``dense``
     up to a weight space of ``DENSE_LIMIT`` dimensions, ``isotypic`` sums of a finite group with a character table,
-    ``casimir`` where the eigenvalues of the Gram operator are known, else matrix-free: ``chebyshev`` for ``taper``,
-    ``lanczos`` for ``exponential``, ``subspace`` for ``hard`` and exact symmetry, ``cg`` for ``nearest``. What those
-    lose is said in
+    ``blocks`` where the summands of a direct sum are that small pair by pair, ``casimir`` where the eigenvalues of the
+    Gram operator are known, else matrix-free: ``chebyshev`` for ``taper``, ``lanczos`` for ``exponential``,
+    ``subspace`` for ``hard`` and exact symmetry, ``cg`` for ``nearest``. What those lose is said in
     :mod:`equidial.filters._matrix_free`. Raises ``ArgumentError`` where the method asked for cannot treat the
     constraint, or where the dense one would not fit in memory.
     """
@@ -42,6 +43,8 @@ def build_spectrum(
     if method in _MATRIX_FREE:
         _refuse_reflection(constraint, method)
         return MatrixFreeSpectrum(constraint, tolerance, method)
+    if method == "blocks" or (method is None and _eigenbases(constraint) is None and _prefers_blocks(constraint)):
+        return _blocks(constraint)
     letters = [letter for letter in constraint.letters if letter.on_invariants]
     if letters:
         inner = build_spectrum(constraint.connected, method, tolerance)
@@ -83,6 +86,29 @@ def _choose(constraint: Constraint) -> str:
     if _is_isotypic(constraint):
         return "isotypic"
     return "casimir" if known else "matrix_free"
+
+
+def _prefers_blocks(constraint: Constraint) -> bool:
+    """A large space, no finite group with characters, and summands that are small pair by pair."""
+    if _is_isotypic(constraint) or not isinstance(constraint.rep_in, DirectSum) | isinstance(
+        constraint.rep_out, DirectSum
+    ):
+        return False
+    known = known_spectrum(constraint) is not None
+    sides = [Summands.of(rep).kinds for rep in (constraint.rep_in, constraint.rep_out)]
+    largest = max(rep.dim for rep, _ in sides[0]) * max(rep.dim for rep, _ in sides[1])
+    return constraint.dim > (_SMALL if known else DENSE_LIMIT) and largest <= (_SMALL if known else DENSE_LIMIT)
+
+
+def _blocks(constraint: Constraint) -> Spectrum:
+    on_input, on_output = Summands.of(constraint.rep_in), Summands.of(constraint.rep_out)
+    pairs = []
+    for rep_out, _ in on_output.kinds:
+        row = [build_spectrum(Constraint.equivariants(rep_in, rep_out)) for rep_in, _ in on_input.kinds]
+        if any(isinstance(spectrum, MatrixFreeSpectrum) for spectrum in row):
+            raise _unavailable("blocks", constraint, "has summands too large for a full spectrum", "chebyshev")
+        pairs.append([spectrum for spectrum in row if isinstance(spectrum, Spectrum)])
+    return BlocksSpectrum(constraint, on_input, on_output, pairs)
 
 
 def _eigenbases(constraint: Constraint) -> tuple[Eigenbasis, Eigenbasis] | None:

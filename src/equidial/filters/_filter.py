@@ -42,7 +42,7 @@ class Filter:
 
     @property
     def method(self) -> str:
-        """How it is computed: ``closed_form``, ``dense``, ``isotypic``, ``casimir``, or a matrix-free method."""
+        """How it is computed: ``closed_form``, ``dense``, ``isotypic``, ``blocks``, ``casimir``, or matrix-free."""
         if isinstance(self.decomposition, MatrixFreeSpectrum):
             threshold = self.setting.threshold if self.setting is not None else math.inf
             return self.decomposition.method_for(self.response, threshold)
@@ -337,7 +337,7 @@ def invariant_filter(
         threshold: ``b`` of paper A on singular values of ``L``, or ``beta`` of ``nearest``, in units of 1 / length.
         max_error: the largest setting whose a priori bound over the whole group stays below this.
         response: ``nearest``, ``hard``, ``taper`` or ``exponential``.
-        method: ``closed_form``, ``dense``, ``isotypic``, ``casimir``; matrix-free ``chebyshev`` (taper),
+        method: ``closed_form``, ``dense``, ``isotypic``, ``blocks``, ``casimir``; matrix-free ``chebyshev`` (taper),
             ``lanczos`` (exponential), ``subspace`` (hard), ``cg`` (nearest); or ``None`` for the cheapest exact one,
             matrix-free last.
         tolerance: of the matrix-free methods, relative to the weight.

@@ -8,6 +8,7 @@ filters are ``sum_k f_k P_k W``. Ways to get there, chosen by :mod:`equidial.fil
   entry (theory 2). Cost O(d^3) once, four products per call. A single invariant space uses one real basis.
 * ``dense``: the SVD of the matrix of ``L``. Cost O(dim^3) once; any generators, small spaces.
 * ``isotypic``: sums over a finite group with its characters; nothing of size ``d x d`` is formed.
+* ``blocks``: pair by pair of the summands of direct sums (:mod:`._blocks`).
 * ``casimir``: polynomials in the Gram operator, where its few eigenvalues are known (:mod:`._casimir`).
 * matrix-free, where no full spectrum is known (:mod:`._matrix_free`).
 """
@@ -25,7 +26,7 @@ from equidial.filters._constraint import Constraint
 from equidial.filters._products import energies, recombined, runs_on_cpu
 from equidial.representations import BlockBasis, Eigenbasis
 
-Method = Literal["closed_form", "dense", "isotypic", "casimir", "chebyshev", "lanczos", "subspace", "cg"]
+Method = Literal["closed_form", "dense", "isotypic", "blocks", "casimir", "chebyshev", "lanczos", "subspace", "cg"]
 """How components are computed; the last four are matrix-free, see :mod:`equidial.filters._matrix_free`."""
 
 

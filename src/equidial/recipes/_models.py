@@ -17,13 +17,14 @@ from equidial.recipes.digits import pretrained_digits_vit
 SPECIFICATIONS = "demo | hf:NAME_OR_FOLDER | timm:NAME | FILE.py:function"
 
 
-def load_model(specification: str, weights: str | Path | None = None) -> nn.Module:
+def load_model(specification: str, weights: str | Path | None = None, classes: int | None = None) -> nn.Module:
     """The model that a specification names, in evaluation mode.
 
     ``demo``: the embedded digits transformer. ``hf:NAME_OR_FOLDER``: an image classifier of transformers.
     ``timm:NAME``: a timm model, pretrained unless ``weights`` are given. ``FILE.py:function``: what the function
     returns when called without arguments; this runs the code of that file. ``weights``: a ``.safetensors`` file with
-    exactly the model's tensors.
+    exactly the model's tensors. ``classes``: outputs of the head, which is drawn anew where the checkpoint has another
+    number; of ``hf:`` and ``timm:`` models only, the others keep theirs.
 
     Raises ``ArgumentError`` for another specification or a missing file or package, ``FileFormatError`` for weights
     that do not fit.
@@ -32,9 +33,9 @@ def load_model(specification: str, weights: str | Path | None = None) -> nn.Modu
     if specification == "demo":
         model: nn.Module = pretrained_digits_vit()
     elif kind == "hf" and rest:
-        model = _from_transformers(rest)
+        model = _from_transformers(rest, classes)
     elif kind == "timm" and rest:
-        model = _from_timm(rest, pretrained=weights is None)
+        model = _from_timm(rest, weights is None, classes)
     elif separator and specification.rpartition(":")[0].endswith(".py"):
         path, _, function = specification.rpartition(":")
         model = _from_file(Path(path), function)
@@ -97,15 +98,16 @@ def check_fits(model: nn.Module, images: Images, classifier: bool = True) -> Non
         )
 
 
-def _from_transformers(name: str) -> nn.Module:
+def _from_transformers(name: str, classes: int | None) -> nn.Module:
     try:
         from transformers import AutoModelForImageClassification
     except ImportError as error:
         raise ArgumentError(
             explain("transformers for hf: models", "not installed", "pip install 'equidial[hf]'")
         ) from error
+    head = {} if classes is None else {"num_labels": classes, "ignore_mismatched_sizes": True}
     try:
-        return AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32)
+        return AutoModelForImageClassification.from_pretrained(name, dtype=torch.float32, **head)
     except (OSError, ValueError) as error:
         raise ArgumentError(
             explain(
@@ -114,7 +116,7 @@ def _from_transformers(name: str) -> nn.Module:
         ) from error
 
 
-def _from_timm(name: str, pretrained: bool) -> nn.Module:
+def _from_timm(name: str, pretrained: bool, classes: int | None) -> nn.Module:
     try:
         import timm  # pyright: ignore[reportMissingImports]
     except ImportError as error:
@@ -123,7 +125,8 @@ def _from_timm(name: str, pretrained: bool) -> nn.Module:
         ) from error
     if name not in timm.list_models(name):
         raise ArgumentError(explain("a model name of timm", repr(name), "see timm.list_models()"))
-    return timm.create_model(name, pretrained=pretrained)
+    head = {} if classes is None else {"num_classes": classes}
+    return timm.create_model(name, pretrained=pretrained, **head)
 
 
 def _from_file(path: Path, function: str) -> nn.Module:

@@ -15,7 +15,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ logger = logging.getLogger("equidial")
 
 Key = Mapping[str, Any]
 Augment = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
-Loss = Callable[[torch.Tensor, torch.Generator], torch.Tensor]
+Loss = Callable[[Any, torch.Generator], torch.Tensor]
+Feed = Callable[[Sequence[torch.Tensor], int], Iterable[Any]]
 Progress = Callable[[int, int, str], None]
 """Called with (trainings done, trainings in all, what is going on)."""
 
@@ -179,12 +180,15 @@ def fit(
     checkpoint: Path | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    feed: Feed | None = None,
 ) -> list[dict[str, Any]]:
     """Train on ``count`` examples; one entry per epoch: loss, learned frequencies and supports, seconds.
 
     ``loss_of(rows, generator)``: the mean loss of the examples with these indices. ``checkpoint``: written after every
     epoch, read at the start if it is there; the result is the same. The last weights are kept: none are chosen by
     looking. ``optimizer``: default Adam; one that is given keeps its rates at the top of the course.
+    ``feed(batches, epoch)``: yields what ``loss_of`` gets in place of the rows of each batch, as a loader with workers
+    does that read ahead.
     """
     partial = [m for m in model.modules() if isinstance(m, PartialSamples)]
     symmetry = [*learned_frequencies(model), *(m.support for m in partial if isinstance(m.support, nn.Parameter))]
@@ -210,12 +214,13 @@ def fit(
         torch.manual_seed(1_000_003 * seed + epoch)  # dropout, random offsets
         model.train()
         total = 0.0
-        for rows in torch.randperm(count, generator=generator).split(training.batch_size):
-            loss = loss_of(rows, generator)
+        batches = torch.randperm(count, generator=generator).split(training.batch_size)
+        for rows, batch in zip(batches, batches if feed is None else feed(batches, epoch), strict=True):
+            optimizer.zero_grad()
+            loss = loss_of(batch, generator)
             total += float(loss.detach()) * len(rows)
             if training.penalty and learned_frequencies(model):
                 loss = loss + training.penalty * ed.relaxation_penalty(model, 2)
-            optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()

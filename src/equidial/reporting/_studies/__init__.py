@@ -11,14 +11,34 @@ from pathlib import Path
 from typing import Any
 
 from equidial.errors import FileFormatError, explain
-from equidial.recipes import MNIST6_180, NONSTATIONARY_CIFAR, SEGMENTATION, TRAJECTORIES, study_records
-from equidial.reporting._studies import _mnist6_180, _nonstationary_cifar, _segmentation, _trajectories
+from equidial.recipes import (
+    CIFAR,
+    IMAGENET,
+    MNIST,
+    MNIST6_180,
+    NONSTATIONARY_CIFAR,
+    SEGMENTATION,
+    TRAJECTORIES,
+    study_records,
+)
+from equidial.reporting._studies import (
+    _cifar,
+    _imagenet,
+    _mnist,
+    _mnist6_180,
+    _nonstationary_cifar,
+    _segmentation,
+    _trajectories,
+)
 
 _PAGES = {
+    CIFAR: _cifar.PAGE,
+    IMAGENET: _imagenet.PAGE,
+    MNIST: _mnist.PAGE,
     MNIST6_180: _mnist6_180.PAGE,
     NONSTATIONARY_CIFAR: _nonstationary_cifar.PAGE,
-    TRAJECTORIES: _trajectories.PAGE,
     SEGMENTATION: _segmentation.PAGE,
+    TRAJECTORIES: _trajectories.PAGE,
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from equidial.reporting._runs import Spread
@@ -53,3 +54,50 @@ def sizes(records: Records, name: str) -> str:
     if not values:
         return "-"
     return f"{sum(values) / len(values):.3f} ({min(values):.3f}..{max(values):.3f})"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One setting over its seeds: invariance error, combined accuracy, certified bound."""
+
+    error: Spread
+    accuracy: Spread
+    bound: Spread | None
+
+    @classmethod
+    def of(cls, records: Records) -> Point:
+        """Of the records of one setting; without a bound where they have none."""
+        bounds = [r["bound"] for r in records if r.get("bound") is not None]
+        error, accuracy = (Spread.of([r[name] for r in records]) for name in ("iErr", "cAcc"))
+        return cls(error, accuracy, Spread.of(bounds) if bounds else None)
+
+    def beats(self, other: Point) -> bool:
+        """At least as accurate on the mean with no larger error, and better in one of them."""
+        gain, saving = self.accuracy.mean - other.accuracy.mean, other.error.mean - self.error.mean
+        return gain >= 0 and saving >= 0 and gain + saving > 0
+
+
+def trade_off_figure(panels: Mapping[str, tuple[Mapping[str, Sequence[Point]], Mapping[str, Point]]]) -> Figure:
+    """One row per panel: cAcc against iErr, and the certified bound against it; (curves, single points) by name."""
+    figure = Figure(figsize=(10, 3.6 * max(len(panels), 1)), layout="constrained")
+    rows = figure.subplots(max(len(panels), 1), 2, squeeze=False)
+    for (left, right), (title, (curves, singles)) in zip(rows, panels.items(), strict=False):
+        lines = [(name, points, "o-") for name, points in curves.items()]
+        lines += [(name, [point], "s") for name, point in singles.items()]
+        for place, (name, points, style) in enumerate(lines):
+            colour = COLOURS[place % len(COLOURS)]
+            _curve(left, [(p.error, p.accuracy) for p in points], style, colour, name)
+            _curve(right, [(p.error, p.bound) for p in points if p.bound is not None], style, colour, name)
+        left.set(title=title, ylabel="combined accuracy cAcc")
+        right.set(ylabel="certified bound, worst tensor", ylim=(-0.05, None))
+        for axes in (left, right):
+            axes.set_xlabel("invariance error iErr (nats)")
+            axes.grid(alpha=0.25)
+        left.legend(fontsize=8)
+    return figure
+
+
+def _curve(axes: Axes, points: Sequence[tuple[Spread, Spread]], style: str, colour: str, name: str) -> None:
+    xs, ys = ([s.mean for s in column] for column in zip(*points, strict=True)) if points else ([], [])
+    errors = [[s.deviation for s in column] for column in zip(*points, strict=True)] if points else [[], []]
+    axes.errorbar(xs, ys, xerr=errors[0], yerr=errors[1], fmt=style, color=colour, ms=4, lw=1.2, label=name)
