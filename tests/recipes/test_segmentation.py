@@ -22,7 +22,7 @@ from equidial.cli import main
 from equidial.data import load_segmentation
 from equidial.groups import C
 from equidial.recipes import DeepLabV3, SegmentationStudy, segmentation, study_records
-from equidial.recipes._dense_moves import Moves, moved, turned
+from equidial.recipes._dense_moves import Moves, moved, turned_together
 from equidial.recipes._models import load_weights
 from equidial.recipes._segmenters import PatchSegmenter, load_segmenter
 from equidial.reporting import write_study
@@ -217,7 +217,7 @@ def test_moves_take_images_and_masks_along() -> None:
     assert torch.equal(still, labels)
     slope = (light - light.mean((1, 2, 3), keepdim=True)) / (x - x.mean((1, 2, 3), keepdim=True))
     assert bool(((slope > 0.7) & (slope < 1.3)).all())
-    pixels, masks = turned(x, labels, [g for g in C(4).elements() if not g.is_identity], generator())
+    pixels, masks = turned_together(x, labels, [g for g in C(4).elements() if not g.is_identity], generator())
     assert torch.equal(pixels[:, 0].long(), masks)
     kinds = [next(k for k in range(4) if torch.equal(m, y.rot90(k))) for m, y in zip(masks, labels, strict=True)]
     assert set(kinds) == {0, 1, 2, 3}

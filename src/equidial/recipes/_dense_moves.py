@@ -12,6 +12,7 @@ from torch.nn import functional
 from equidial.data._segmentation import IGNORED
 from equidial.groups import GroupElement
 from equidial.metrics import transform_images, transform_labels
+from equidial.recipes._moves import drawn
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,11 @@ def moved(
     return x, torch.where(labels < 0, IGNORED, labels)
 
 
-def turned(
+def turned_together(
     x: torch.Tensor, y: torch.Tensor, elements: Sequence[GroupElement], generator: torch.Generator
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Each image and its mask moved by one of the ``elements`` or not at all, all equally likely."""
-    picks = torch.randint(len(elements) + 1, (len(x),), generator=generator).tolist()
-    images = [image if i == 0 else transform_images(image, elements[i - 1]) for image, i in zip(x, picks, strict=True)]
-    masks = [
-        mask if i == 0 else transform_labels(mask, elements[i - 1], IGNORED) for mask, i in zip(y, picks, strict=True)
-    ]
-    return torch.stack(images), torch.stack(masks)
+    images, masks = x.clone(), y.clone()
+    for rows, g in drawn(len(x), elements, generator):
+        images[rows], masks[rows] = transform_images(x[rows], g), transform_labels(y[rows], g, IGNORED)
+    return images, masks

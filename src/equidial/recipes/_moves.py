@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -24,16 +24,24 @@ def stacked(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
 
 
+def drawn(
+    count: int, elements: Sequence[GroupElement], generator: torch.Generator, rest: bool = True
+) -> Iterator[tuple[torch.Tensor, GroupElement]]:
+    """Which of ``count`` images are moved by which element, all equally likely; ``rest``: one more leaves them."""
+    picks = torch.randint(len(elements) + rest, (count,), generator=generator)
+    for place, g in enumerate(elements):
+        rows = (picks == place).nonzero()[:, 0]
+        if len(rows):
+            yield rows, g
+
+
 def turned(
     x: torch.Tensor, elements: Sequence[GroupElement], generator: torch.Generator, rest: bool = True
 ) -> torch.Tensor:
-    """``[n, c, h, w]``, each image moved by an element that is drawn for it; ``rest``: the identity is one more."""
-    drawn = torch.randint(len(elements) + rest, (len(x),), generator=generator).to(x.device)
+    """``[n, c, h, w]``, each image moved by an element that is :func:`drawn` for it."""
     out = x.clone()
-    for place, g in enumerate(elements):
-        rows = drawn == place
-        if bool(rows.any()):
-            out[rows] = transform_images(x[rows], g)
+    for rows, g in drawn(len(x), elements, generator, rest):
+        out[rows] = transform_images(x[rows], g)
     return out
 
 

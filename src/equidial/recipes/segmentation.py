@@ -32,7 +32,8 @@ from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.filters import check_response
 from equidial.groups import by_name
 from equidial.metrics import DEFAULT_RADIUS, measured_elements, transform_images
-from equidial.recipes._dense_moves import Moves, moved, turned
+from equidial.recipes._dense_moves import Moves, moved, turned_together
+from equidial.recipes._schedule import clip_gradients
 from equidial.recipes._segmenters import Segmenter, check_segmenter, load_segmenter
 from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit
 from equidial.recipes._training import restore_statistics
@@ -298,17 +299,12 @@ def _fine_tuned(plan: _Plan, study: Study, key: Key, network: Segmenter) -> list
         {"params": network.parameters(head=True), "lr": sizes.head_rate},
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=sizes.decay)
-    weights = [p for group in groups for p in group["params"]]
-
-    def clip(*_: Any) -> None:
-        nn.utils.clip_grad_norm_(weights, sizes.clip)
-
-    optimizer.register_step_pre_hook(clip)
+    clip_gradients(optimizer, sizes.clip)
 
     def loss(rows: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         x, y = moved(*plan.batch(plan.train, rows.tolist(), network), sizes.moves, generator)
         if key["method"].endswith("turned"):
-            x, y = turned(x, y, elements, generator)
+            x, y = turned_together(x, y, elements, generator)
         output = network.model(x)
         logits = getattr(output, "logits", output)
         if logits.shape[-2:] != y.shape[-2:]:
