@@ -198,13 +198,13 @@ def test_the_cifar_study_tunes_then_runs_and_writes_its_page(tmp_path: Path) -> 
         output=tmp_path / "run",
         seeds=(0,),
         rotations=(4,),
-        methods=("strict", "soft", "learned", "partial"),
+        methods=("strict", "strict, all shortcuts", "soft", "learned", "partial"),
         augmentations=("crop-flip",),
         curve=(2,),
         epochs=1,
     )
     records = nonstationary_cifar.run(recipe)
-    assert [r["part"] for r in records].count("main") == 4
+    assert [r["part"] for r in records].count("main") == 5
     for method in recipe.methods:
         tuned = {r["setting"]: r["validation"] for r in records if (r["part"], r["method"]) == ("tune", method)}
         (chosen,) = [r["setting"] for r in records if (r["part"], r["method"]) == ("main", method)]
@@ -217,6 +217,11 @@ def test_the_cifar_study_tunes_then_runs_and_writes_its_page(tmp_path: Path) -> 
     assert curve[3.0] > 0
     page = write_study(recipe.output).read_text()
     assert "paper B" in page
+    soft, strict = (
+        next(r["accuracy"] for r in records if (r["part"], r["method"]) == ("main", m))
+        for m in ("soft", "strict, all shortcuts")
+    )
+    assert f"N = 4, crop-flip: {100 * (soft - strict):.1f}, the paper's +1.3" in page
     assert "| 2 | 1 |" in page
 
 

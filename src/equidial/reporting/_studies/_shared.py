@@ -39,7 +39,7 @@ def header(name: str, settings: Mapping[str, Any], records: Records) -> list[str
         f"    equidial reproduce {name} --data DATA --output FOLDER --scale {settings['scale']}",
         "",
         f"Settings: {options}.",
-        f"{len(records)} trainings of {epochs} epochs, {minutes:.0f} minutes in all.",
+        f"{len(records)} trainings of {epochs} epochs, {minutes:.0f} minutes in all, added up over them.",
     ]
 
 
