@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-_BAND_BYTES = {"cpu": 6 << 20, "cuda": 256 << 20}
+_BAND_BYTES = {"cpu": 5 << 20, "cuda": 256 << 20}
 """Unfolded input of one band of output columns: near the second-level caches on the CPU; long rows on a GPU."""
 
 
@@ -83,11 +83,11 @@ def _forward(
     geometry, mixing = Geometry.of(sizes), weight.view(groups, weight.shape[0] // groups, -1)
     y = x.new_empty(*phi.shape[:2], x.shape[3], weight.shape[0])
     for band in _bands(x, phi, geometry):
-        unfolded = _taps(x, geometry, band).contiguous()
-        for row in range(len(y)):
-            gathered = _gather(_window(unfolded, geometry, row), phi[row, band])
-            mixed = torch.bmm(_by_group(gathered, x, groups), mixing.mT)
-            y[row, band] = mixed.transpose(0, 1).reshape(y[row, band].shape)
+        windows = _windows(_taps(x, geometry, band).contiguous(), geometry, len(y))
+        mixed = torch.empty_like(_rows_by_group(y[:, band], groups), memory_format=torch.contiguous_format)
+        for window, features, out in zip(windows, _features(phi, band), mixed.unbind(0), strict=True):
+            torch.bmm(_by_group(_gather(window, features), x, groups), mixing.mT, out=out)
+        y[:, band] = mixed.transpose(1, 2).reshape(y[:, band].shape)
     return y
 
 
@@ -111,20 +111,22 @@ def _backward(
     for band in _bands(x, phi, geometry):
         unfolded = _taps(x, geometry, band).contiguous()
         dunfolded = torch.zeros_like(unfolded) if need_x else unfolded
-        for row in range(len(phi)):
-            window, features = _window(unfolded, geometry, row), phi[row, band]
-            part = _by_group(dy[row, band], x, groups)
+        windows, dwindows = (_windows(u, geometry, len(phi)) for u in (unfolded, dunfolded))
+        parts = _rows_by_group(dy[:, band], groups).unbind(0)
+        rows = zip(windows, dwindows, _features(phi, band), parts, strict=True)
+        for row, (window, dwindow, features, part) in enumerate(rows):
             if need_weight:
                 dmixing.baddbmm_(part.mT, _by_group(_gather(window, features), x, groups))
             if not (need_x or need_phi):
                 continue
-            dgathered = torch.bmm(part, mixing).transpose(0, 1).reshape(len(features), -1, phi.shape[-1])
+            dgathered = torch.bmm(part, mixing).transpose(0, 1).reshape(window.shape[1], -1, phi.shape[-1])
             for v in range(len(x)):
                 if need_phi:
                     dphi[row, band, v] = torch.bmm(window[v], dgathered)
                 if need_x:
-                    # the windows of different columns lie apart: this addition in place is well defined
-                    _window(dunfolded, geometry, row)[v].add_(torch.bmm(features[:, v], dgathered.mT))
+                    # the windows of different columns lie apart: this addition in place is well defined; baddbmm_
+                    # into a view would go column by column
+                    dwindow[v].add_(torch.bmm(features[v], dgathered.mT))
         if need_x:
             for tap in range(geometry.kernel[1]):  # within one tap every place is read once
                 _taps(dx, geometry, band)[..., tap, :].add_(dunfolded[..., tap, :])
@@ -186,20 +188,36 @@ def _taps(x: torch.Tensor, geometry: Geometry, band: slice) -> torch.Tensor:
     return taps.permute(2, 0, 1, 4, 3).unflatten(2, (-1, dh)).transpose(2, 3)
 
 
-def _window(unfolded: torch.Tensor, geometry: Geometry, row: int) -> torch.Tensor:
-    """A view ``[V, columns, T, B C]`` of the windows of one output row."""
-    first, residue = divmod(row * geometry.stride[0], geometry.dilation[0])
-    return unfolded[:, :, residue, first : first + geometry.kernel[0]].flatten(2, 3).transpose(0, 1)
+def _windows(unfolded: torch.Tensor, geometry: Geometry, rows: int) -> list[torch.Tensor]:
+    """Views ``[V, columns, T, B C]`` of the windows of all output rows: one operation each, whatever the loop."""
+    columns, v, _, _, kw, width = unfolded.shape
+    shape, strides = (v, columns, geometry.kernel[0] * kw, width), unfolded.stride()
+    found = []
+    for row in range(rows):
+        first, residue = divmod(row * geometry.stride[0], geometry.dilation[0])
+        start = unfolded.storage_offset() + residue * strides[2] + first * strides[3]
+        found.append(unfolded.as_strided(shape, (strides[1], strides[0], width, 1), start))
+    return found
 
 
-def _gather(window: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+def _features(phi: torch.Tensor, band: slice) -> list[tuple[torch.Tensor, ...]]:
+    """Row by row, ``[columns, T, M]`` for each of the ``V``."""
+    return [row.unbind(1) for row in phi[:, band].unbind(0)]
+
+
+def _gather(window: torch.Tensor, features: Sequence[torch.Tensor]) -> torch.Tensor:
     """``A`` of one row, ``[columns, B C, M]``."""
-    found = torch.bmm(window[0].mT, features[:, 0])
+    found = torch.bmm(window[0].mT, features[0])
     for v in range(1, len(window)):
-        found.baddbmm_(window[v].mT, features[:, v])
+        found.baddbmm_(window[v].mT, features[v])
     return found
 
 
 def _by_group(part: torch.Tensor, x: torch.Tensor, groups: int) -> torch.Tensor:
-    """A view ``[g, columns B, rest / g]``."""
+    """A view ``[g, columns B, rest / g]`` of what one row holds."""
     return part.reshape(len(part) * x.shape[3], groups, -1).transpose(0, 1)
+
+
+def _rows_by_group(part: torch.Tensor, groups: int) -> torch.Tensor:
+    """``[rows, g, columns B, O / g]`` of ``[rows, columns, B, O]``."""
+    return part.flatten(1, 2).unflatten(2, (groups, -1)).transpose(1, 2)
