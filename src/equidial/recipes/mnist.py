@@ -56,11 +56,11 @@ class Mnist:
     """C4, which the network keeps exactly at softness 0; C8, SO2, ..., up to interpolation."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """One training per seed and setting."""
-    softness: tuple[float, ...] = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-    """Positions of the dial."""
+    softness: tuple[float, ...] = (0.0, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
+    """Positions of the dial; training from scratch makes much of a little freedom."""
     responses: tuple[Response, ...] = ("nearest", "taper")
     """Out of nearest, hard, taper, exponential; at 0 and 1 they are the same."""
-    ratios: tuple[float, ...] = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    ratios: tuple[float, ...] = (1e-7, 1e-6, 1e-5, 1e-4, 1e-2, 1.0)
     """Prior variances of RPP's free weights; that of its equivariant ones is 1."""
     epochs: int | None = None
     """Default: of the scale."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
+from math import log
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -13,6 +14,7 @@ from equidial.reporting._runs import Spread
 from equidial.reporting._studies._shared import Page, Point, Records, header, spread, trade_off_figure
 
 _RPP = "RPP"
+_SMALL = 1e-3  # nats: errors below it are alike
 
 
 def _text(settings: Mapping[str, Any], records: Records) -> str:
@@ -62,11 +64,12 @@ def _curves(records: Records) -> dict[str, dict[float, list[Mapping[str, Any]]]]
 
 
 def _at(curve: list[Point], error: float) -> float | None:
-    """cAcc of a curve at an iErr, on the line between its neighbours in iErr; ``None`` outside."""
-    points = sorted((p.error.mean, p.accuracy.mean) for p in curve)
+    """cAcc of a curve at an iErr, on the line between its neighbours in ``log iErr``; ``None`` outside."""
+    points = sorted((log(max(p.error.mean, _SMALL)), p.accuracy.mean) for p in curve)
+    x = log(max(error, _SMALL))
     for (x0, y0), (x1, y1) in pairwise(points):
-        if x0 <= error <= x1:
-            return y0 if x1 == x0 else y0 + (y1 - y0) * (error - x0) / (x1 - x0)
+        if x0 <= x <= x1:
+            return max(y0, y1) if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
     return None
 
 
@@ -92,7 +95,7 @@ def _verdict(curves: Mapping[str, Mapping[float, Records]]) -> list[str]:
 
 def _figure(records: Records) -> Figure:
     curves = {name: [Point.of(r) for r in curve.values()] for name, curve in _curves(records).items()}
-    return trade_off_figure({"MNIST, upright digits in training": (curves, {})})
+    return trade_off_figure({"MNIST, upright digits in training": (curves, {})}, linear_below=_SMALL)
 
 
 PAGE = Page(("method", "response", "setting", "seed"), _text, _figure)

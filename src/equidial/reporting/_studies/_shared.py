@@ -77,8 +77,13 @@ class Point:
         return gain >= 0 and saving >= 0 and gain + saving > 0
 
 
-def trade_off_figure(panels: Mapping[str, tuple[Mapping[str, Sequence[Point]], Mapping[str, Point]]]) -> Figure:
-    """One row per panel: cAcc against iErr, and the certified bound against it; (curves, single points) by name."""
+def trade_off_figure(
+    panels: Mapping[str, tuple[Mapping[str, Sequence[Point]], Mapping[str, Point]]], linear_below: float | None = None
+) -> Figure:
+    """One row per panel: cAcc against iErr, and the certified bound against it; (curves, single points) by name.
+
+    ``linear_below``: iErr is logarithmic above this.
+    """
     figure = Figure(figsize=(10, 3.6 * max(len(panels), 1)), layout="constrained")
     rows = figure.subplots(max(len(panels), 1), 2, squeeze=False)
     for (left, right), (title, (curves, singles)) in zip(rows, panels.items(), strict=False):
@@ -92,6 +97,8 @@ def trade_off_figure(panels: Mapping[str, tuple[Mapping[str, Sequence[Point]], M
         right.set(ylabel="certified bound, worst tensor", ylim=(-0.05, None))
         for axes in (left, right):
             axes.set_xlabel("invariance error iErr (nats)")
+            if linear_below is not None:
+                axes.set_xscale("symlog", linthresh=linear_below)
             axes.grid(alpha=0.25)
         left.legend(fontsize=8)
     return figure
