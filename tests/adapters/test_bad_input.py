@@ -328,7 +328,7 @@ def test_a_failure_while_attaching_takes_everything_off_again(monkeypatch: pytes
         calls.append(name)
         if len(calls) == 2:
             raise RuntimeError("no")
-        real(module, name, link)  # type: ignore[arg-type]
+        real(module, name, link)
 
     monkeypatch.setattr(_soften, "attach", failing)
     with pytest.raises(RuntimeError, match="no"):
