@@ -178,12 +178,13 @@ def fit(
     seed: int,
     checkpoint: Path | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
+    every: int = 1,
 ) -> list[dict[str, Any]]:
     """Train on ``count`` examples; one entry per epoch: loss, learned frequencies and supports, seconds.
 
-    ``loss_of(rows, generator)``: the mean loss of the examples with these indices. ``checkpoint``: written after every
-    epoch, read at the start if it is there; the result is the same. The last weights are kept: none are chosen by
-    looking.
+    ``loss_of(rows, generator)``: the mean loss of the examples with these indices. ``checkpoint``: written after
+    ``every`` so many epochs, read at the start if it is there; the result is the same. The last weights are kept: none
+    are chosen by looking.
     """
     partial = [m for m in model.modules() if isinstance(m, PartialSamples)]
     symmetry = [*learned_frequencies(model), *(m.support for m in partial if isinstance(m.support, nn.Parameter))]
@@ -225,7 +226,7 @@ def fit(
             "seconds": time.perf_counter() - start,
         }
         history.append(entry)
-        if checkpoint is not None:
+        if checkpoint is not None and (epoch + 1) % every == 0:
             unfinished = checkpoint.with_suffix(".partial")
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             state |= {"schedule": schedule.state_dict(), "history": json.dumps(history)}

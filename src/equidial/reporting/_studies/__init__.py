@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from equidial.errors import FileFormatError, explain
-from equidial.recipes import MNIST6_180, NONSTATIONARY_CIFAR, study_records
-from equidial.reporting._studies import _mnist6_180, _nonstationary_cifar
+from equidial.recipes import MNIST6_180, NONSTATIONARY_CIFAR, inertia, lorentz, o5, study_records
+from equidial.reporting._studies import _mnist6_180, _nonstationary_cifar, _regressions
 
 _PAGES = {MNIST6_180: _mnist6_180.PAGE, NONSTATIONARY_CIFAR: _nonstationary_cifar.PAGE}
+_PAGES |= {name: _regressions.page(name) for name in (o5.NAME, lorentz.NAME, inertia.NAME)}
 
 
 def write_study(folder: str | Path) -> Path:

@@ -1,0 +1,193 @@
+"""Regressions with a broken symmetry: targets, the network, the studies and their pages."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import equidial as ed
+from equidial.cli import main
+from equidial.groups import O
+from equidial.recipes import STUDIES, inertia, lorentz, o5, study_records
+from equidial.recipes._product_network import ProductNetwork, ProductSizes
+from equidial.recipes._regressions import Problem, Regression, equivariance_error
+from equidial.recipes._study import Study
+from equidial.representations import Tensor, Trivial, Vector
+
+PROBLEMS = {"o5": o5.PROBLEM, "lorentz": lorentz.PROBLEM, "inertia": inertia.PROBLEM}
+EACH = pytest.mark.parametrize("name", PROBLEMS)
+TINY: dict[str, Any] = {"seeds": (0, 1), "breaking": (0.0, 0.5), "examples": (20,), "steps": 3, "softness": (0.0, 1.0)}
+
+
+def network(problem: Problem) -> ProductNetwork:
+    torch.manual_seed(0)
+    return ProductNetwork(problem.group, problem.vectors, problem.numbers, problem.rep_out, ProductSizes(3, 4))
+
+
+@EACH
+def test_targets_are_symmetric_but_for_the_term(name: str) -> None:
+    problem = PROBLEMS[name]
+    x, y = problem.sample(200, 0.0, 0)
+    for breaking, broken in ((0.0, False), (0.3, True)):
+        largest = 0.0
+        for g in problem.group.sample(5, torch.Generator().manual_seed(1)):
+            moved = problem.rep_in.act(g, x)
+            still = y + breaking * problem.term(x)
+            found = problem.target(moved) + breaking * problem.term(moved)
+            largest = max(largest, float((found - problem.rep_out.act(g, still)).abs().max()))
+        assert largest > 0.05 if broken else largest < 1e-10
+    assert torch.equal(problem.sample(200, 0.3, 0)[1], y + 0.3 * problem.term(x))
+
+
+def test_the_target_of_o5_by_hand() -> None:
+    x = torch.zeros(1, 10, dtype=torch.float64)
+    x[0, 0], x[0, 5], x[0, 6] = 2.0, 3.0, 4.0  # |x1| = 2, |x2| = 5, <x1, x2> = 6
+    assert float(o5.target(x)) == pytest.approx(float(torch.tensor(2.0).double().sin()) - 62.5 + 0.6)
+    assert float(o5.term(x)) == pytest.approx(2 + 3 + 4)
+
+
+def test_the_target_of_lorentz_is_the_contraction_of_the_tensors() -> None:
+    x = lorentz.draw(7, torch.Generator().manual_seed(0))
+    form = torch.diag(torch.tensor([1.0, -1.0, -1.0, -1.0], dtype=torch.float64))
+    for row, y in zip(x, lorentz.target(x), strict=True):
+        p1, p2, p3, p4 = row.unflatten(0, (4, 4))
+
+        def tensor(p: torch.Tensor, k: torch.Tensor) -> torch.Tensor:
+            return torch.outer(p, k) + torch.outer(k, p) - form * (p @ form @ k - p @ form @ p)
+
+        lower = form @ tensor(p2, p4) @ form
+        assert float(y) == pytest.approx(4 * float((tensor(p1, p3) * lower).sum()), rel=1e-10)
+
+
+def test_the_tensor_of_inertia_by_hand() -> None:
+    x = torch.zeros(1, 20, dtype=torch.float64)
+    x[0, 0], x[0, 15] = 3.0, 2.0  # a mass of 2 at (3, 0, 0)
+    assert inertia.target(x).tolist() == [[0, 0, 0, 0, 18, 0, 0, 0, 18]]
+    assert inertia.term(x).tolist() == [[0, 0, 0, 0, 0, 0, 0, 0, 18]]
+
+
+@EACH
+def test_the_strict_network_is_exact_and_not_constant(name: str) -> None:
+    problem = PROBLEMS[name]
+    x = problem.draw(50, torch.Generator().manual_seed(0))
+    plain = network(problem).double()
+    assert equivariance_error(plain, problem, x) > 1e-2
+    strict = ed.soften(network(problem).double(), plain.config(0.0))
+    assert equivariance_error(strict, problem, x) < 1e-10
+    with torch.no_grad():
+        assert float(strict(x).std(0).max()) > 1e-5  # linear maps alone would make it a constant
+    single = ed.fold(ed.soften(network(problem), plain.config(0.0)))
+    assert equivariance_error(single, problem, x.float()) < 1e-5
+    torch.manual_seed(1)
+    half = ed.soften(network(problem).double(), plain.config(0.5))
+    assert equivariance_error(half, problem, x) > 1e-3
+    untouched = ed.soften(network(problem).double(), plain.config(1.0))
+    assert torch.equal(untouched(x), plain(x))
+
+
+def test_the_network_holds_the_tensor_of_inertia() -> None:
+    """One pair of vectors and a gate per mass: weights set by hand give the target exactly."""
+    problem = inertia.PROBLEM
+    model = ProductNetwork(problem.group, 5, 5, problem.rep_out, ProductSizes(5, 1, layers=1)).double()
+    first, head = (layer.weight for layer in model.layers if isinstance(layer, torch.nn.Linear))
+    with torch.no_grad():
+        first.zero_()
+        head.zero_()
+        first[:15, :15] = first[15:30, :15] = torch.eye(15)  # u_k = v_k = x_k
+        first[30:35, 15:20] = torch.eye(5)  # gates are the masses
+        unit = torch.eye(9).reshape(3, 3, 9)
+        trace = torch.eye(3).reshape(9, 1) * unit.diagonal().sum(-1)
+        for k in range(5):
+            head[:, 9 * k : 9 * k + 9] = trace - torch.eye(9)
+    x, y = problem.sample(30, 0.0, 0)
+    assert torch.allclose(model(x), y, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: ProductNetwork(O(3), 1, 0, Vector(O(3)), ProductSizes()), "Tensor"),
+        (lambda: ProductNetwork(ed.groups.by_name("T2"), 1, 0, Trivial(O(3)), ProductSizes()), "matrices"),
+        (lambda: ProductNetwork(O(3), 1, 0, Tensor(O(3), 2), ProductSizes(2, 2))(torch.zeros(1, 4)), "last axis"),
+    ],
+    ids=["vector", "shifts", "input"],
+)
+def test_networks_of_another_kind_are_refused(make: Any, words: str) -> None:
+    with pytest.raises(ed.errors.ArgumentError, match=words):
+        make()
+
+
+@EACH
+def test_a_study_runs_resumes_and_writes_its_page(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, run = STUDIES[name]
+    recipe = made(output=tmp_path / "other", **TINY)
+
+    class Stop(Exception):
+        pass
+
+    finish, done = Study.finish, []
+
+    def stop(self: Study, key: Any, result: Any) -> dict[str, Any]:
+        if len(done) == 20:
+            raise Stop
+        done.append(key)
+        return finish(self, key, result)
+
+    monkeypatch.setattr(Study, "finish", stop)
+    with pytest.raises(Stop):
+        run(recipe)
+    monkeypatch.undo()
+    assert len(study_records(recipe.output)) == 20
+    resumed = run(recipe)
+    options = ["--seeds", "0", "1", "--breaking", "0", "0.5", "--examples", "20", "--steps", "3", "--softness"]
+    options += ["0", "1"]
+    assert main(["reproduce", name, "--output", str(tmp_path / "run"), *options]) == 0
+    assert "![" in capsys.readouterr().out
+
+    def told(records: list[dict[str, Any]]) -> list[str]:
+        return sorted(str({k: v for k, v in r.items() if "seconds" not in k}) for r in records)
+
+    records = study_records(tmp_path / "run")
+    assert told(records) == told(resumed)
+    # by breaking: 2 dials of 2 rates, 6 priors and 6 perceptrons on the first seed, the chosen ones on the other
+    assert len(records) == 2 * (4 + 6 + 6 + 4)
+    for method, softness in (("rpp", None), ("mlp", None), ("soft", 0.0), ("soft", 1.0)):
+        case = (method, 0.5, softness)
+        own = [r for r in records if (r["method"], r["breaking"], r["softness"]) == case]
+        (chosen,) = [r for r in own if r["seed"] == 1]
+        best = min((r for r in own if r["seed"] == 0), key=lambda r: r["validation"])
+        assert [chosen[k] for k in ("variance", "width", "rate")] == [best[k] for k in ("variance", "width", "rate")]
+    exact = [r for r in records if r["softness"] == 0]
+    assert max(r["error"] for r in exact) < 1e-5 < min(r["error"] for r in records if r["softness"] != 0)
+    assert all((r["bound"] is None) == (r["softness"] != 0) for r in records)
+    page = (tmp_path / "run" / "results.md").read_text()
+    assert "EMLP" in page
+    assert f"equidial reproduce {name}" in page
+    assert (tmp_path / "run" / "results.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seeds": ()}, "seeds"),
+        ({"breaking": ()}, "breaking"),
+        ({"breaking": (-0.1,)}, "breaking"),
+        ({"methods": ("exact",)}, "methods"),
+        ({"softness": (1.5,)}, "softness"),
+        ({"softness": ()}, "softness"),
+        ({"examples": (1,)}, "examples"),
+        ({"examples": ()}, "examples"),
+        ({"steps": 0}, "steps"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    recipe: Regression = replace(o5.O5(output=tmp_path / "run"), **change)
+    with pytest.raises(ed.errors.ArgumentError, match=words):
+        STUDIES["o5"][1](recipe)
+    assert not (tmp_path / "run").exists()
