@@ -29,7 +29,7 @@ from equidial.representations import Representation, Tensor, Trivial, Vector
 
 Method = Literal["soft", "rpp", "mlp"]
 EQUIVARIANT_VARIANCE = 100.0
-_VALIDATION, _TEST, _ELEMENTS, _BATCH = 1000, 5000, 16, 500
+_VALIDATION, _TEST, _MOVED, _ELEMENTS, _BATCH = 1000, 5000, 500, 16, 500
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def _scores(model: nn.Module, problem: Problem, breaking: float) -> dict[str, fl
         still = model(x)
         found["test"] = float((still - y).square().mean())
         found["share"] = found["test"] / float((y - y.mean(0)).square().mean())
-        return found | {"error": equivariance_error(model, problem, x[:1000])}
+        return found | {"error": equivariance_error(model, problem, x[:_MOVED])}
 
 
 def equivariance_error(model: nn.Module, problem: Problem, x: torch.Tensor) -> float:
