@@ -15,6 +15,8 @@ from equidial.groups import O
 from equidial.recipes import STUDIES, _regressions, inertia, lorentz, o5, study_records
 from equidial.recipes._product_network import ProductNetwork, ProductSizes
 from equidial.recipes._regressions import Problem, Regression, equivariance_error
+from equidial.recipes._study import Study
+from equidial.reporting import write_study
 from equidial.representations import Tensor, Trivial, Vector
 
 PROBLEMS = {"o5": o5.PROBLEM, "lorentz": lorentz.PROBLEM, "inertia": inertia.PROBLEM}
@@ -182,6 +184,32 @@ def test_an_interrupted_study_ends_with_the_same_numbers_and_its_page(
     for words in ("equidial reproduce o5", "EMLP-O(5) (theirs)", "| 20 | exact | softness 0", "| 20 | MLP | width 4"):
         assert words in page
     assert (tmp_path / "run" / "results.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("errors", "title"),
+    [
+        ({0.0: 1.0, 0.5: 2.0, 1.0: 3.0, "rpp": 4.0, "mlp": 5.0}, "does not help here"),
+        ({0.0: 3.0, 0.5: 2.0, 1.0: 1.0, "rpp": 4.0, "mlp": 5.0}, "does not help here"),
+        ({0.0: 4.0, 0.5: 2.0, 1.0: 3.0, "rpp": 1.0, "mlp": 5.0}, "another method is better"),
+        ({0.0: 4.0, 0.5: 2.0, 1.0: 3.0, "rpp": 5.0, "mlp": 1.0}, "another method is better"),
+        ({0.0: 4.0, 0.5: 1.0, 1.0: 3.0, "rpp": 2.0, "mlp": 5.0}, "It is best here"),
+    ],
+    ids=["exact", "untouched", "prior", "perceptron", "soft"],
+)
+def test_the_page_says_first_where_softness_does_not_help(errors: dict[Any, float], title: str, tmp_path: Path) -> None:
+    study = Study(tmp_path / "run", "o5", {"scale": "small", "breaking": [0.3], "methods": ["soft", "rpp", "mlp"]})
+    common = {"breaking": 0.3, "examples": 50, "variance": 1.0, "width": 4, "rate": 0.1, "seed": 0}
+    rest = {"error": 0.1, "bound": None, "parameters": 9, "steps": 3, "seconds": 1.0, "train_seconds": 1.0}
+    for kind, error in errors.items():
+        soft = isinstance(kind, float)
+        key = {**common, "method": "soft" if soft else kind, "softness": kind if soft else None}
+        study.finish(key, {**rest, "validation": error, "test": error, "share": error})
+    page = write_study(tmp_path / "run").read_text()
+    titles = ("does not help here", "another method is better", "It is best here")
+    assert [words for words in titles if words in page] == [title]
+    assert page.index(title) < page.index("equidial reproduce")
+    assert "soft (0.5)" in page
 
 
 @pytest.mark.parametrize(

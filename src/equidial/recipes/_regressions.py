@@ -234,6 +234,7 @@ def _train(problem: Problem, recipe: Regression, study: Study, key: Key) -> dict
         "bound": bound,
         "parameters": parameters,
         "epochs": epochs,
+        "steps": epochs * batches,
         "loss": history[-1]["loss"],
         "train_seconds": sum(entry["seconds"] for entry in history),
         "seconds": time.perf_counter() - start,

@@ -47,7 +47,7 @@ def page(name: str) -> Page:
 
 def _lines(name: str, settings: Mapping[str, Any], records: Records) -> list[str]:
     cases = list(dict.fromkeys((r["breaking"], r["examples"]) for r in records))
-    steps = settings["steps"] or max(r["epochs"] for r in records)
+    steps = max(r["steps"] for r in records)
     options = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
     lines = [f"# {_TITLES[name]}", "", *_verdict(name, records), ""]
     lines += [f"    equidial reproduce {name} --output FOLDER --scale {settings['scale']}", "", f"Settings: {options}."]
@@ -153,8 +153,14 @@ def _spread(values: list[float]) -> str:
 
 
 def _verdict(name: str, records: Records) -> list[str]:
-    """Where softness does not help, then where it does, then the exact network beside EMLP."""
-    lost, won, known = [], [], []
+    """Where softness does not help, where it helps less than others, where it is best; then EMLP."""
+    told: dict[str, list[str]] = {
+        "Softness does not help here, the exact or the untouched network is at least as good:": [],
+        "It helps here, but another method is better:": [],
+        "It is best here:": [],
+    }
+    useless, beaten, best = told.values()
+    known = []
     for breaking, examples in dict.fromkeys((r["breaking"], r["examples"]) for r in records):
         own = [r for r in records if (r["breaking"], r["examples"]) == (breaking, examples)]
         soft = _chosen([r for r in own if r["method"] == "soft" and r["softness"] not in _ENDS])
@@ -167,23 +173,23 @@ def _verdict(name: str, records: Records) -> list[str]:
         errors = {kind: mean(r["test"] for r in found) for kind, found in others.items() if found}
         if soft and errors:
             error = mean(r["test"] for r in soft)
-            better = [f"{kind} {e:.3g}" for kind, e in sorted(errors.items(), key=lambda item: item[1]) if e <= error]
-            where = f"broken by {breaking:g}, {examples:,} examples: soft ({soft[0]['softness']:g}) {error:.3g}"
-            if better:
-                lost.append(f"{where}, {', '.join(better)}")
-            else:
-                won.append(f"{where}, next {min(errors, key=lambda kind: errors[kind])} {min(errors.values()):.3g}")
+            better = {kind for kind, e in errors.items() if e <= error}
+            ends = better & {"exact", "untouched"}
+            ordered = ", ".join(f"{kind} {e:.3g}" for kind, e in sorted(errors.items(), key=lambda item: item[1]))
+            text = (
+                f"broken by {breaking:g}, {examples:,} examples: soft ({soft[0]['softness']:g}) {error:.3g}; {ordered}"
+            )
+            (useless if ends else beaten if better else best).append(text)
         if breaking == 0 and examples in _SIZES and others["exact"]:
             ours, theirs = median(r["test"] for r in others["exact"]), _EMLP[name][0][_SIZES.index(examples)]
             word = "at least as good" if ours <= theirs else "worse"
             known.append(f"{examples:,} examples {ours:.3g} against {theirs:g}, {word}")
-    lines = ["**In short** (test errors, least first; soft: the best dial strictly between 0 and 1 on validation)."]
-    lines += ["", "Softness does not help " + ("anywhere it was tried:" if not won else "here:") if lost else ""]
-    lines += ["", *(f"* {text}" for text in lost)]
-    lines += ["", "Softness is best here:", "", *(f"* {text}" for text in won)] if won else []
+    lines = ["**In short** (mean test errors; soft: the best dial strictly between 0 and 1 on validation)."]
+    for title, texts in told.items():
+        lines += ["", title, "", *(f"* {text}" for text in texts)] if texts else []
     if known:
         lines += ["", f"Exact layers beside EMLP's published medians, unbroken: {'; '.join(known)}."]
-    return [line for k, line in enumerate(lines) if line or (k and lines[k - 1])]
+    return lines
 
 
 def _figure(records: Records) -> Figure:
