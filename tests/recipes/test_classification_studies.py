@@ -135,7 +135,7 @@ def test_the_cifar_study_tunes_runs_and_writes_its_page(tiny: Cifar) -> None:
     assert page.index("**Softness") < page.index("## cct, C4")
     assert "| taper | 0.5 |" in page
     assert "| hard | 0 |" in page
-    assert (tiny.output / "results.png").stat().st_size > 10_000
+    assert (tiny.output / "cifar.png").stat().st_size > 10_000
 
 
 def test_an_interrupted_cifar_study_ends_as_an_uninterrupted_one(tiny: Cifar, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +216,7 @@ def test_the_mnist_study_keeps_quarter_turns_at_0_and_writes_its_page(digits: Mn
     assert "is ahead.**" in page
     assert page.count("| taper |") == 3
     assert "| RPP | 100 |" in page
-    assert (digits.output / "results.png").stat().st_size > 10_000
+    assert (digits.output / "mnist.png").stat().st_size > 10_000
 
 
 def test_an_interrupted_mnist_study_ends_as_an_uninterrupted_one(

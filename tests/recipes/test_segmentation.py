@@ -159,7 +159,7 @@ def test_a_study_runs_resumes_and_writes_its_page(tmp_path: Path, monkeypatch: p
     assert page.startswith("# Segmentation of camvid at every softness\n\n**")
     assert "Not the whole data set" in page
     assert "| `nearest` | 0.6 |" in page
-    assert (recipe.output / "results.png").stat().st_size > 20_000
+    assert (recipe.output / "segmentation.png").stat().st_size > 20_000
 
 
 def record(method: str, response: str | None, softness: float, seed: int, c_iou: float) -> dict[str, Any]:

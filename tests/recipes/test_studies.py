@@ -189,7 +189,7 @@ def test_mnist6_180_runs_resumes_and_writes_its_page(tmp_path: Path, capsys: pyt
     assert len(study_records(recipe.output)) == len(records)
     page = (recipe.output / "results.md").read_text()
     assert "| strict | 50.0 | 50.0 |" in page
-    assert (recipe.output / "results.png").stat().st_size > 5000
+    assert (recipe.output / "mnist6-180.png").stat().st_size > 5000
 
 
 def test_the_cifar_study_tunes_then_runs_and_writes_its_page(tmp_path: Path) -> None:

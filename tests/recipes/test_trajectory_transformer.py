@@ -183,7 +183,7 @@ def test_the_study_compares_the_same_network_from_strict_to_free(tmp_path: Path)
     page = (recipe.output / "results.md").read_text()
     assert page.index("In short") < page.index("## All scenes") < page.index("## eth")
     assert "| strict |" in page
-    assert (recipe.output / "results.png").stat().st_size > 5000
+    assert (recipe.output / "trajectories.png").stat().st_size > 5000
 
 
 def test_windows_are_thinned_and_picked(tmp_path: Path) -> None:

@@ -181,12 +181,13 @@ def fit(
     on_epoch: Callable[[int, float], None] | None = None,
     optimizer: torch.optim.Optimizer | None = None,
     feed: Feed | None = None,
+    every: int = 1,
 ) -> list[dict[str, Any]]:
     """Train on ``count`` examples; one entry per epoch: loss, learned frequencies and supports, seconds.
 
-    ``loss_of(rows, generator)``: the mean loss of the examples with these indices. ``checkpoint``: written after every
-    epoch, read at the start if it is there; the result is the same. The last weights are kept: none are chosen by
-    looking. ``optimizer``: default Adam; one that is given keeps its rates at the top of the course.
+    ``loss_of(rows, generator)``: the mean loss of the examples with these indices. ``checkpoint``: written after
+    ``every`` so many epochs, read at the start if it is there; the result is the same. The last weights are kept: none
+    are chosen by looking. ``optimizer``: default Adam; one that is given keeps its rates at the top of the course.
     ``feed(batches, epoch)``: yields what ``loss_of`` gets in place of the rows of each batch, as a loader with workers
     does that read ahead.
     """
@@ -231,7 +232,7 @@ def fit(
             "seconds": time.perf_counter() - start,
         }
         history.append(entry)
-        if checkpoint is not None:
+        if checkpoint is not None and (epoch + 1) % every == 0:
             unfinished = checkpoint.with_suffix(".partial")
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
             state |= {"schedule": schedule.state_dict(), "history": json.dumps(history)}

@@ -11,39 +11,25 @@ from pathlib import Path
 from typing import Any
 
 from equidial.errors import FileFormatError, explain
-from equidial.recipes import (
-    CIFAR,
-    IMAGENET,
-    MNIST,
-    MNIST6_180,
-    NONSTATIONARY_CIFAR,
-    SEGMENTATION,
-    TRAJECTORIES,
-    study_records,
-)
+from equidial.recipes import inertia, lorentz, o5, study_records
 from equidial.reporting._studies import (
     _cifar,
     _imagenet,
     _mnist,
     _mnist6_180,
     _nonstationary_cifar,
+    _regressions,
     _segmentation,
     _trajectories,
 )
 
-_PAGES = {
-    CIFAR: _cifar.PAGE,
-    IMAGENET: _imagenet.PAGE,
-    MNIST: _mnist.PAGE,
-    MNIST6_180: _mnist6_180.PAGE,
-    NONSTATIONARY_CIFAR: _nonstationary_cifar.PAGE,
-    SEGMENTATION: _segmentation.PAGE,
-    TRAJECTORIES: _trajectories.PAGE,
-}
+_MODULES = (_mnist, _cifar, _imagenet, _segmentation, _trajectories, _mnist6_180, _nonstationary_cifar)
+_PAGES = {module.PAGE.name: module.PAGE for module in _MODULES}
+_PAGES |= {name: _regressions.page(name) for name in (o5.NAME, lorentz.NAME, inertia.NAME)}
 
 
 def write_study(folder: str | Path) -> Path:
-    """Write ``results.md`` and ``results.png`` from the folder of a study; returns the page.
+    """Write ``results.md`` and its picture ``NAME.png`` into the folder of a study; returns the page.
 
     What is finished is told, also of a study that is under way. Raises ``FileFormatError`` for another folder.
     """
@@ -58,7 +44,7 @@ def write_study(folder: str | Path) -> Path:
     records = sorted(study_records(folder), key=lambda record: _place(record, found["settings"], study.order))
     if not records:
         raise FileFormatError(explain("a finished training", f"none in {folder}", "let the study run"))
-    study.figure(records).savefig(folder / "results.png", dpi=110)
+    study.figure(records).savefig(folder / f"{study.name}.png", dpi=110)
     path = folder / "results.md"
     path.write_text(study.text(found["settings"], records), encoding="utf-8")
     return path

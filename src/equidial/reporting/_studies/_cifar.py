@@ -7,8 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from equidial.recipes import CIFAR
-from equidial.recipes.cifar import chosen
+from equidial.recipes.cifar import NAME, chosen
 from equidial.reporting._runs import Spread
 from equidial.reporting._studies._shared import Page, Point, Records, header, spread, trade_off_figure
 
@@ -19,7 +18,7 @@ _HEADS = "Acc % | aAcc % | cAcc % | iErr (nats) | certified bound |"
 
 def _text(settings: Mapping[str, Any], records: Records) -> str:
     lines = ["# CIFAR: the dial on pretrained classifiers", "", *_verdict(records), ""]
-    lines += [*header(f"{CIFAR} --weights WEIGHTS", settings, records), ""]
+    lines += [*header(f"{NAME} --weights WEIGHTS", settings, records), ""]
     lines += [f"{records[0]['images']:,} training and {records[0]['test_images']:,} test images.", ""]
     for network, group in _cases(records):
         lines += [f"## {network}, {group}", "", f"| method | chosen setting | {_HEADS} s a training |"]
@@ -148,4 +147,4 @@ def _figure(records: Records) -> Figure:
     return trade_off_figure(panels)
 
 
-PAGE = Page(("network", "group", "method", "response", "setting", "seed"), _text, _figure)
+PAGE = Page(NAME, ("network", "group", "method", "response", "setting", "seed"), _text, _figure)

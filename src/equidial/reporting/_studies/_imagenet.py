@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from equidial.recipes import IMAGENET
+from equidial.recipes.imagenet import NAME
 from equidial.reporting._studies._shared import Page, Point, Records, header, spread, trade_off_figure
 
 _PAPER = {  # paper A: backbone, rows of Base (as released) and Ours (fine-tuned): Acc, aAcc, cAcc in %, iErr in 1e-2
@@ -18,7 +18,7 @@ _PAPER = {  # paper A: backbone, rows of Base (as released) and Ours (fine-tuned
 
 
 def _text(settings: Mapping[str, Any], records: Records) -> str:
-    rows, name = _rows(records), f"{IMAGENET} --model {settings['model']}"
+    rows, name = _rows(records), f"{NAME} --model {settings['model']}"
     last = max(records, key=lambda r: r["epochs"])
     lines = [f"# ImageNet: {settings['model']}, {settings['group']}", "", _verdict(rows), ""]
     lines += [*header(name, settings, [last, *(r for r in records if r is not last)]), ""]
@@ -79,4 +79,4 @@ def _figure(records: Records) -> Figure:
     return trade_off_figure({"ImageNet": (curve if curve["soft"] else {}, singles)})
 
 
-PAGE = Page(("method", "softness", "seed"), _text, _figure)
+PAGE = Page(NAME, ("method", "softness", "seed"), _text, _figure)

@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from equidial.recipes import MNIST
+from equidial.recipes.mnist import NAME
 from equidial.reporting._runs import Spread
 from equidial.reporting._studies._shared import Page, Point, Records, header, spread, trade_off_figure
 
@@ -20,7 +20,7 @@ _SMALL = 1e-3  # nats: errors below it are alike
 def _text(settings: Mapping[str, Any], records: Records) -> str:
     curves, first = _curves(records), records[0]
     lines = ["# MNIST: the dial against residual pathway priors", "", *_verdict(curves), ""]
-    lines += [*header(MNIST, settings, records), ""]
+    lines += [*header(NAME, settings, records), ""]
     lines += [f"{first['images']:,} upright training and {first['test_images']:,} test images.", ""]
     heads = "Acc % | aAcc % | cAcc % | iErr (nats) | certified bound | weights | s a training |"
     lines += [f"| method | softness or ratio | {heads}", "|" + "---|" * 9]
@@ -98,4 +98,4 @@ def _figure(records: Records) -> Figure:
     return trade_off_figure({"MNIST, upright digits in training": (curves, {})}, linear_below=_SMALL)
 
 
-PAGE = Page(("method", "response", "setting", "seed"), _text, _figure)
+PAGE = Page(NAME, ("method", "response", "setting", "seed"), _text, _figure)

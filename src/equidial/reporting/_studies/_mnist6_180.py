@@ -7,14 +7,14 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from equidial.recipes import MNIST6_180
+from equidial.recipes.mnist6_180 import NAME
 from equidial.reporting._studies._shared import COLOURS, Page, Records, header, sizes, spread
 
 _PAPER = {"strict": "50.0", "partial": "100.0", "soft": "100.0", "learned": "-"}
 
 
 def _text(settings: Mapping[str, Any], records: Records) -> str:
-    lines = ["# MNIST6-180", "", _verdict(records), "", *header(MNIST6_180, settings, records), ""]
+    lines = ["# MNIST6-180", "", _verdict(records), "", *header(NAME, settings, records), ""]
     titles = {
         "half turn": "Which way up: a six or its half turn",
         "invariant": "Which digit: six or eight, either way up",
@@ -91,4 +91,4 @@ def _figure(records: Records) -> Figure:
     return figure
 
 
-PAGE = Page(("task", "method", "seed"), _text, _figure)
+PAGE = Page(NAME, ("task", "method", "seed"), _text, _figure)

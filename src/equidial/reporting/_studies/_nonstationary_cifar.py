@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from equidial.recipes import NONSTATIONARY_CIFAR
+from equidial.recipes.nonstationary_cifar import NAME
 from equidial.reporting._runs import Spread
 from equidial.reporting._studies._shared import COLOURS, Page, Records, header, sizes, spread
 
@@ -22,7 +22,7 @@ _PAPER = {  # paper B, table 1, CIFAR-10
 def _text(settings: Mapping[str, Any], records: Records) -> str:
     main = [r for r in records if r["part"] == "main"]
     lines = ["# CIFAR-10 with relaxed rotations", "", _verdict(main), ""]
-    lines += [*header(NONSTATIONARY_CIFAR, settings, records), ""]
+    lines += [*header(NAME, settings, records), ""]
     lines += ["## Chosen settings on all seeds", ""]
     heads = "method | setting | accuracy % | paper B % | turn error | omega' | support | parameters | s a training"
     lines += [f"| N | augmentation | {heads} |", "|" + "---|" * 11]
@@ -140,4 +140,4 @@ def _value(record: Mapping[str, Any], name: str) -> float:
     return max(d for d in record["defects"] if d is not None)
 
 
-PAGE = Page(("rotations", "augmentation", "method", "setting", "seed"), _text, _figure)
+PAGE = Page(NAME, ("rotations", "augmentation", "method", "setting", "seed"), _text, _figure)

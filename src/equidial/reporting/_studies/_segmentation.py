@@ -13,7 +13,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from equidial.recipes import SEGMENTATION
+from equidial.recipes.segmentation import NAME
 from equidial.reporting._runs import Spread
 from equidial.reporting._studies._shared import COLOURS, Page, Records, header, spread
 
@@ -31,7 +31,7 @@ _TRUTH = "truth"
 def _text(settings: Mapping[str, Any], records: Records) -> str:
     lines = [f"# Segmentation of {settings['dataset']} at every softness", "", _verdict(records), ""]
     told = {key: value for key, value in settings.items() if key != "test_masks"}
-    lines += [*header(SEGMENTATION, told, records), ""]
+    lines += [*header(NAME, told, records), ""]
     if not all(r["complete"] for r in records):
         lines += ["**Not the whole data set**: some parts have fewer images than they have in full.", ""]
     lines += [
@@ -204,4 +204,4 @@ def _coloured(classes: np.ndarray) -> np.ndarray:
     return np.where((classes == _NO_CLASS)[..., None], np.uint8(255), table[classes % len(table)])
 
 
-PAGE = Page(("method", "response", "softness", "seed"), _text, _figure)
+PAGE = Page(NAME, ("method", "response", "softness", "seed"), _text, _figure)

@@ -20,11 +20,13 @@ class Page:
     """How the records of one study are told.
 
     Attributes:
+        name: of the study on the command line.
         order: the fields by which records are put in order, each in the order of the settings.
         text: of settings and records, in Markdown.
         figure: of the records.
     """
 
+    name: str
     order: tuple[str, ...]
     text: Callable[[Mapping[str, Any], Records], str]
     figure: Callable[[Records], Figure]

@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from scipy.stats import ttest_rel
 
-from equidial.recipes import TRAJECTORIES
+from equidial.recipes.trajectories import NAME
 from equidial.reporting._runs import Spread
 from equidial.reporting._studies._shared import COLOURS, Page, Records, header, spread
 
@@ -18,7 +18,7 @@ _STILL: Method = ("constant velocity", None)
 
 
 def _text(settings: Mapping[str, Any], records: Records) -> str:
-    lines = ["# Pedestrian trajectories", "", _verdict(records), "", *header(TRAJECTORIES, settings, records), ""]
+    lines = ["# Pedestrian trajectories", "", _verdict(records), "", *header(NAME, settings, records), ""]
     lines += [
         "ETH/UCY, leave one scene out: 8 steps of 0.4 s are seen, 12 predicted, errors in metres, averaged over time",
         "and pedestrians. *Turned*: the mean over seven turns by multiples of 45 degrees. *Error*: the largest mean",
@@ -141,4 +141,4 @@ def _figure(records: Records) -> Figure:
     return figure
 
 
-PAGE = Page(("scene", "method", "softness", "seed"), _text, _figure)
+PAGE = Page(NAME, ("scene", "method", "softness", "seed"), _text, _figure)
