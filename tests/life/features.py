@@ -65,11 +65,9 @@ def _compiles(model: nn.Module, x: torch.Tensor) -> bool:
 
 @after_a_call_where_untouched_needs_one
 def compiled(net: Network) -> None:
-    """One whole graph, outputs and gradients those of the eager model; the dial moves and nothing compiles again.
-
-    In float64: a compiler orders sums anew, and the deepest networks of the table carry a rounding of their weights to
-    the output four thousand times as large, which in float32 hides what the law asks.
-    """
+    """One whole graph, outputs and gradients those of the eager model; the dial moves and nothing compiles again."""
+    # In float64: a compiler orders sums anew, and the deepest networks of the table carry a rounding of their weights
+    # to the output four thousand times as large, which in float32 hides what the law asks.
     model, x = net.softened().double(), net.x.double()
     twin = copy.deepcopy(model)
     torch._dynamo.reset()

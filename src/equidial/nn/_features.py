@@ -124,8 +124,10 @@ def sine_of_sum(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """``sin(x + y)`` of two small tensors that broadcast to a large one: no sine of a large tensor, none kept.
 
     ``sin x cos y + cos x sin y``: exactly ``sin x`` where ``y = 0``. Twice differentiable. Cost: two products of the
-    large tensor's size, three backward.
+    large tensor's size, three backward. A compiler gets the sum, which it fuses with the sine.
     """
+    if torch.compiler.is_compiling():
+        return torch.sin(x + y)
     found: Any = _SineOfSum.apply(x, y)
     return found
 
