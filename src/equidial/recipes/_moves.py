@@ -7,21 +7,24 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.data import TensorDataset
+from torch.nn import functional
 
 import equidial as ed
-from equidial.data import Split
 from equidial.groups import GroupElement
 from equidial.metrics import transform_images
 
 
-def stacked(split: Split) -> tuple[torch.Tensor, torch.Tensor]:
-    """All images ``[n, c, h, w]`` and labels ``[n]`` of a split, in its order."""
-    if isinstance(split.dataset, TensorDataset):
-        x, y = split.dataset.tensors
-        return x, y
-    pairs = [split.dataset[i] for i in range(len(split))]
-    return torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])
+def crop_flip(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Shifted by up to an eighth of the side, zeros filled in, and mirrored half of the time."""
+    margin = x.shape[-1] // 8
+    padded = functional.pad(x, (margin,) * 4)
+    shifts = torch.randint(2 * margin + 1, (len(x), 2), generator=generator).tolist()
+    out = torch.stack(
+        [p[:, i : i + x.shape[-2], j : j + x.shape[-1]] for p, (i, j) in zip(padded, shifts, strict=True)]
+    )
+    flips = torch.rand(len(x), generator=generator) < 0.5
+    out[flips] = out[flips].flip(-1)
+    return out
 
 
 def drawn(

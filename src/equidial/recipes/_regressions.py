@@ -24,7 +24,7 @@ from equidial.baselines import fold_rpp, residual_pathway_prior, rpp_penalty
 from equidial.errors import ArgumentError, explain
 from equidial.groups import Group
 from equidial.recipes._product_network import ProductNetwork, ProductSizes
-from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit
+from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, spent
 from equidial.representations import Representation, Tensor, Trivial, Vector
 
 Method = Literal["soft", "rpp", "mlp"]
@@ -233,11 +233,8 @@ def _train(problem: Problem, recipe: Regression, study: Study, key: Key) -> dict
         **_scores(model, problem, breaking),
         "bound": bound,
         "parameters": parameters,
-        "epochs": epochs,
         "steps": epochs * batches,
-        "loss": history[-1]["loss"],
-        "train_seconds": sum(entry["seconds"] for entry in history),
-        "seconds": time.perf_counter() - start,
+        **spent(history, start),
     }
 
 

@@ -243,6 +243,16 @@ def fit(
     return history
 
 
+def spent(history: Sequence[Mapping[str, Any]], start: float) -> dict[str, Any]:
+    """What every record says of its training: epochs, last loss, seconds of training, and in all since ``start``."""
+    return {
+        "epochs": len(history),
+        "loss": history[-1]["loss"] if history else None,
+        "train_seconds": sum(entry["seconds"] for entry in history),
+        "seconds": time.perf_counter() - start,
+    }
+
+
 def logits(model: nn.Module, x: torch.Tensor, batch_size: int = 250) -> torch.Tensor:
     """``[n, classes]`` in evaluation mode."""
     model.eval()

@@ -33,12 +33,12 @@ from equidial.data import Images, Split, load_images
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.filters import Response
 from equidial.metrics import measured_elements
+from equidial.recipes._arrays import Splits, stacked
 from equidial.recipes._cifar_networks import cct, resnet20, resnet56
 from equidial.recipes._models import check_fits, load_model, load_weights
-from equidial.recipes._moves import scores, stacked, turned
-from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit
+from equidial.recipes._moves import crop_flip, scores, turned
+from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, spent
 from equidial.recipes._training import divergence
-from equidial.recipes.nonstationary_cifar import crop_flip
 
 Method = Literal["untouched", "augmentation", "penalty", "soft", "both"]
 NAME = "cifar"
@@ -157,17 +157,6 @@ class Cifar:
 
 
 @dataclass(frozen=True)
-class _Data:
-    x: torch.Tensor
-    y: torch.Tensor
-    x_val: torch.Tensor
-    y_val: torch.Tensor
-    x_test: torch.Tensor
-    y_test: torch.Tensor
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class _Reader:
     """Images in [0, 1] as a network reads them."""
 
@@ -205,7 +194,7 @@ def network(recipe: Cifar, name: str, classes: int) -> nn.Module:
     return model.eval().to(recipe.device)
 
 
-def load(recipe: Cifar) -> _Data:
+def load(recipe: Cifar) -> Splits:
     """Images in [0, 1], in a fixed random order; every seed and method has the same."""
     sizes = SCALES[recipe.scale]
     images = load_images(recipe.data, size=_PIXELS, mean=(0.0,), std=(1.0,))
@@ -224,7 +213,7 @@ def load(recipe: Cifar) -> _Data:
     else:
         x, y = x[held:], y[held:]
     x, y = x[: sizes.images], y[: sizes.images]
-    return _Data(x, y, x_val, y_val, x_test[: sizes.test], y_test[: sizes.test], images.classes)
+    return Splits(x, y, x_val, y_val, x_test[: sizes.test], y_test[: sizes.test], images.classes)
 
 
 def run(recipe: Cifar, progress: Progress | None = None) -> list[dict[str, Any]]:
@@ -312,7 +301,7 @@ def _curve_keys(recipe: Cifar, positions: Mapping[str, Mapping[Any, Sequence[flo
 _END = {"soft": "untouched", "both": "augmentation"}
 
 
-def _positions(recipe: Cifar, name: str, data: _Data) -> dict[tuple[str, str], list[float]]:
+def _positions(recipe: Cifar, name: str, data: Splits) -> dict[tuple[str, str], list[float]]:
     """Positions of the dial, by group and response, at which the network differs: ``hard`` moves in few stairs.
 
     At 0 all responses are one, which is the first's. Raises ``ArgumentError`` for a network that does not read the
@@ -346,7 +335,7 @@ def _weights(model: nn.Module, config: ed.SoftEquivarianceConfig) -> list[torch.
     return found
 
 
-def _train(recipe: Cifar, study: Study, key: Key, data: _Data) -> dict[str, Any]:
+def _train(recipe: Cifar, study: Study, key: Key, data: Splits) -> dict[str, Any]:
     start, sizes, method = time.perf_counter(), SCALES[recipe.scale], key["method"]
     torch.manual_seed(key["seed"])  # of a new head
     model, read = network(recipe, key["network"], len(data.classes)), reader(recipe, key["network"])
@@ -381,10 +370,7 @@ def _train(recipe: Cifar, study: Study, key: Key, data: _Data) -> dict[str, Any]
         "learning_rate": rate,
         "images": len(data.x),
         "test_images": len(data.x_test),
-        "epochs": plan.epochs,
-        "loss": history[-1]["loss"],
-        "train_seconds": sum(entry["seconds"] for entry in history),
-        "seconds": time.perf_counter() - start,
+        **spent(history, start),
     }
 
 

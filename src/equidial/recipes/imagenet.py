@@ -31,7 +31,7 @@ from equidial.recipes._images import CropFlip, ImageFiles, Moves, timm_moves
 from equidial.recipes._models import check_fits, load_model
 from equidial.recipes._moves import scores
 from equidial.recipes._schedule import average_weights, clip_gradients, layered_adamw, use_averages
-from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit
+from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, spent
 
 Method = Literal["released", "untouched", "soft"]
 NAME = "imagenet"
@@ -202,10 +202,7 @@ def _train(recipe: ImageNet, study: Study, key: Key, data: _Data) -> dict[str, A
         "validation": validation["cAcc"],
         "images": len(data.items),
         "test_images": len(data.images.test),
-        "epochs": len(history),
-        "loss": history[-1]["loss"] if history else None,
-        "train_seconds": sum(entry["seconds"] for entry in history),
-        "seconds": time.perf_counter() - start,
+        **spent(history, start),
     }
 
 

@@ -23,8 +23,9 @@ from equidial.baselines import fold_rpp, residual_pathway_prior, rpp_penalty
 from equidial.data import load_images
 from equidial.errors import ArgumentError, explain
 from equidial.filters import Response
-from equidial.recipes._moves import scores, stacked
-from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit
+from equidial.recipes._arrays import stacked
+from equidial.recipes._moves import scores
+from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, spent
 
 NAME = "mnist"
 _MEAN, _STD = 0.1307, 0.3081  # of MNIST
@@ -154,8 +155,5 @@ def _train(recipe: Mnist, study: Study, key: Key, data: _Data) -> dict[str, Any]
         "parameters": parameters,
         "images": len(data.x),
         "test_images": len(data.x_test),
-        "epochs": plan.epochs,
-        "loss": history[-1]["loss"],
-        "train_seconds": sum(entry["seconds"] for entry in history),
-        "seconds": time.perf_counter() - start,
+        **spent(history, start),
     }

@@ -21,7 +21,17 @@ from torch.nn import functional
 from equidial.errors import ArgumentError, FileFormatError, explain
 from equidial.nn import summary
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
-from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit_classifier, logits, turn_error
+from equidial.recipes._study import (
+    Key,
+    Progress,
+    Study,
+    Training,
+    check_named,
+    fit_classifier,
+    logits,
+    spent,
+    turn_error,
+)
 
 Task = Literal["half turn", "invariant"]
 Method = Literal["strict", "partial", "soft", "learned"]
@@ -178,8 +188,5 @@ def _train(
         "parameters": sum(p.numel() for p in model.parameters()),
         "images": len(x),
         "test_images": len(x_test),
-        "epochs": training.epochs,
-        "loss": history[-1]["loss"],
-        "train_seconds": sum(entry["seconds"] for entry in history),
-        "seconds": time.perf_counter() - start,
+        **spent(history, start),
     }

@@ -17,13 +17,24 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from torch.nn import functional
 
 from equidial.data import load_images
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.nn import summary
+from equidial.recipes._arrays import Splits, stacked
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
-from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit_classifier, logits, turn_error
+from equidial.recipes._moves import crop_flip
+from equidial.recipes._study import (
+    Key,
+    Progress,
+    Study,
+    Training,
+    check_named,
+    fit_classifier,
+    logits,
+    spent,
+    turn_error,
+)
 
 Method = Literal["strict", "strict, all shortcuts", "partial", "soft", "learned"]
 Augmentation = Literal["none", "crop-flip"]
@@ -105,42 +116,14 @@ class NonstationaryCifar:
             raise ArgumentError(explain("a validation share in (0, 1)", repr(self.validation), "e.g. 0.1"))
 
 
-@dataclass(frozen=True)
-class _Data:
-    x: torch.Tensor
-    y: torch.Tensor
-    x_val: torch.Tensor
-    y_val: torch.Tensor
-    x_test: torch.Tensor
-    y_test: torch.Tensor
-    classes: int
-
-
-def load(recipe: NonstationaryCifar) -> _Data:
+def load(recipe: NonstationaryCifar) -> Splits:
     """All images in memory; the validation images are the same for every seed."""
     images = load_images(recipe.data, size=SCALES[recipe.scale].image, mean=_MEAN, std=_STD)
-    parts = []
-    for split in (images.train, images.test):
-        pairs = [split.dataset[i] for i in range(len(split))]
-        parts.append((torch.stack([x for x, _ in pairs]), torch.tensor([int(y) for _, y in pairs])))
-    (x, y), (x_test, y_test) = parts
+    (x, y), (x_test, y_test) = stacked(images.train), stacked(images.test)
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
     held = max(1, round(len(x) * recipe.validation))
     val, train = order[:held], order[held:]
-    return _Data(x[train], y[train], x[val], y[val], x_test, y_test, len(images.classes))
-
-
-def crop_flip(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Shifted by up to an eighth of the side, zeros filled in, and mirrored half of the time."""
-    margin = x.shape[-1] // 8
-    padded = functional.pad(x, (margin,) * 4)
-    shifts = torch.randint(2 * margin + 1, (len(x), 2), generator=generator).tolist()
-    out = torch.stack(
-        [p[:, i : i + x.shape[-2], j : j + x.shape[-1]] for p, (i, j) in zip(padded, shifts, strict=True)]
-    )
-    flips = torch.rand(len(x), generator=generator) < 0.5
-    out[flips] = out[flips].flip(-1)
-    return out
+    return Splits(x[train], y[train], x[val], y[val], x_test, y_test, images.classes)
 
 
 def run(recipe: NonstationaryCifar, progress: Progress | None = None) -> list[dict[str, Any]]:
@@ -227,10 +210,10 @@ def network(recipe: NonstationaryCifar, key: Key, channels: int, classes: int) -
         return GroupResNet(config)
 
 
-def _train(recipe: NonstationaryCifar, study: Study, key: Key, data: _Data) -> dict[str, Any]:
+def _train(recipe: NonstationaryCifar, study: Study, key: Key, data: Splits) -> dict[str, Any]:
     start, sizes = time.perf_counter(), SCALES[recipe.scale]
     torch.manual_seed(key["seed"])
-    model = network(recipe, key, data.x.shape[1], data.classes)
+    model = network(recipe, key, data.x.shape[1], len(data.classes))
     plan = replace(sizes.training, epochs=recipe.epochs or sizes.training.epochs)
     if key["method"] == "learned":
         plan = replace(plan, penalty=key["setting"])
@@ -251,8 +234,5 @@ def _train(recipe: NonstationaryCifar, study: Study, key: Key, data: _Data) -> d
         "parameters": sum(p.numel() for p in model.parameters()),
         "images": len(data.x),
         "test_images": len(data.x_test),
-        "epochs": plan.epochs,
-        "loss": history[-1]["loss"],
-        "train_seconds": sum(entry["seconds"] for entry in history),
-        "seconds": time.perf_counter() - start,
+        **spent(history, start),
     }

@@ -35,7 +35,7 @@ from equidial.metrics import DEFAULT_RADIUS, measured_elements, transform_images
 from equidial.recipes._dense_moves import Moves, moved, turned_together
 from equidial.recipes._schedule import clip_gradients
 from equidial.recipes._segmenters import Segmenter, check_segmenter, load_segmenter
-from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit
+from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, spent
 from equidial.recipes._training import restore_statistics
 
 NAME = "segmentation"
@@ -261,7 +261,7 @@ def _result(plan: _Plan, study: Study, key: Key) -> dict[str, Any]:
         ed.recalibrate(network.model, plan.sample(_STATISTICS, network))
     history = _fine_tuned(plan, study, key, network)
     ed.recalibrate(network.model, plan.sample(4 * _STATISTICS, network))
-    found: dict[str, Any] = {"parameters": parameters, "epochs": len(history), "loss": history[-1]["loss"]}
+    found: dict[str, Any] = {"parameters": parameters}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EquidialWarning)
         certificate = ed.certify(network.model, _config(plan, response, softness))
@@ -287,8 +287,7 @@ def _result(plan: _Plan, study: Study, key: Key) -> dict[str, Any]:
     found |= {"complete": all(part.complete for part in (plan.train, plan.val, plan.test))}
     if key["seed"] == recipe.seeds[0] and _pictured(recipe, key):
         found["picture"] = _picture(plan, network, key["method"] == "untouched")
-    found["train_seconds"] = sum(entry["seconds"] for entry in history)
-    return found | {"seconds": time.perf_counter() - start}
+    return found | spent(history, start)
 
 
 def _fine_tuned(plan: _Plan, study: Study, key: Key, network: Segmenter) -> list[dict[str, Any]]:

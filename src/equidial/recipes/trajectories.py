@@ -22,7 +22,7 @@ from equidial.data import SCENES, Trajectories, load_trajectories
 from equidial.data._trajectories import OBSERVED, PREDICTED
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.metrics import constant_velocity, displacement_errors
-from equidial.recipes._study import Key, Progress, Study, Training, fit
+from equidial.recipes._study import Key, Progress, Study, Training, fit, spent
 from equidial.recipes._trajectory_transformer import TrajectorySizes, TrajectoryTransformer, step_loss
 
 NAME = "trajectories"
@@ -154,15 +154,14 @@ def _result(recipe: TrajectoriesStudy, study: Study, key: Key, train: Walks, tes
 
     training = replace(sizes.training, epochs=recipe.epochs or sizes.training.epochs)
     history = fit(model, len(train), loss, training, key["seed"], study.checkpoint(key))
-    found: dict[str, Any] = {"parameters": parameters, "epochs": training.epochs, "loss": history[-1]["loss"]}
+    found: dict[str, Any] = {"parameters": parameters}
     if key["softness"] is not None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", EquidialWarning)
             found["bound"] = float(ed.certify(model).bound)
         model = ed.fold(model)
     found |= _scores(model.eval(), test)
-    found["train_seconds"] = sum(entry["seconds"] for entry in history)
-    return found | {"windows": len(train), "test_windows": len(test), "seconds": time.perf_counter() - start}
+    return found | {"windows": len(train), "test_windows": len(test), **spent(history, start)}
 
 
 def _scores(model: TrajectoryTransformer, test: Walks) -> dict[str, float]:
