@@ -1,4 +1,4 @@
-"""Images moved by random elements of a group, for training; and what ``measure`` finds, as plain numbers."""
+"""Images moved by random elements of a group, for training, and what ``measure`` finds, as plain numbers."""
 
 from __future__ import annotations
 
