@@ -16,10 +16,16 @@ from equidial.nn import SoftConv2d
 Form = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, int], torch.Tensor]
 
 
+def _kernels(phi: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """``[P, T C, O]``, in the order in which the product leaves them."""
+    out, into, m = weight.shape
+    return (phi.flatten(0, 1) @ weight.permute(2, 1, 0).reshape(m, into * out)).view(len(phi), -1, out)
+
+
 def taps_first(x: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, k: int) -> torch.Tensor:
     """Kernels ``[P, T C, O]``; windows ``[P, B, T C]`` of ``[B, H, W, C]``, copied in runs of ``k C``."""
-    out, into, m = weight.shape
-    kernels = (phi.flatten(0, 1) @ weight.permute(2, 1, 0).reshape(m, into * out)).view(len(phi), -1, out)
+    out, into, _ = weight.shape
+    kernels = _kernels(phi, weight)
     places = x.permute(0, 2, 3, 1).contiguous()
     b, h, w = len(x), x.shape[2] - k + 1, x.shape[3] - k + 1
     s = places.stride()
@@ -29,8 +35,8 @@ def taps_first(x: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, k: int)
 
 def images_last(x: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, k: int) -> torch.Tensor:
     """Kernels ``[P, T C, O]``; windows ``[P, T C, B]`` of ``[H, W, C, B]``, copied in runs of ``k C B``."""
-    out, into, m = weight.shape
-    kernels = (phi.flatten(0, 1) @ weight.permute(2, 1, 0).reshape(m, into * out)).view(len(phi), -1, out)
+    out, into, _ = weight.shape
+    kernels = _kernels(phi, weight)
     places = x.permute(2, 3, 1, 0).contiguous()
     b, h, w = len(x), x.shape[2] - k + 1, x.shape[3] - k + 1
     s = places.stride()

@@ -24,7 +24,7 @@ from equidial.baselines import fold_rpp, residual_pathway_prior, rpp_penalty
 from equidial.errors import ArgumentError, explain
 from equidial.groups import Group
 from equidial.recipes._product_network import ProductNetwork, ProductSizes
-from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, spent
+from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, part_of, spent
 from equidial.representations import Representation, Tensor, Trivial, Vector
 
 Method = Literal["soft", "rpp", "mlp"]
@@ -166,18 +166,14 @@ def run(name: str, problem: Problem, recipe: Regression, progress: Progress | No
     cases = [case for i, case in enumerate(own) if case not in own[:i]]
     total = len(tuning) + len(cases) * (len(recipe.seeds) - 1)
 
-    def collect(keys: list[dict[str, Any]], before: int) -> list[dict[str, Any]]:
-        def step(done: int, _: int, text: str) -> None:
-            if progress is not None:
-                progress(before + done, total, text)
+    def train(key: Key) -> dict[str, Any]:
+        return _train(problem, recipe, study, key)
 
-        return study.collect(keys, lambda key: _train(problem, recipe, study, key), step)
-
-    tuned, chosen = collect(tuning, 0), []
+    tuned, chosen = study.collect(tuning, train, part_of(progress, 0, total)), []
     for case in cases:
         best = min((r for r in tuned if all(r[k] == v for k, v in case.items())), key=lambda r: r["validation"])
         chosen += [{k: best[k] for k in tuning[0]} | {"seed": seed} for seed in recipe.seeds[1:]]
-    return tuned + collect(chosen, len(tuning))
+    return tuned + study.collect(chosen, train, part_of(progress, len(tuning), total))
 
 
 def _examples(recipe: Regression) -> tuple[int, ...]:

@@ -54,6 +54,13 @@ def study_records(folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+def part_of(progress: Progress | None, before: int, total: int) -> Progress | None:
+    """The progress of a part of a study, after ``before`` trainings and out of ``total``."""
+    if progress is None:
+        return None
+    return lambda done, _, text: progress(min(before + done, total), total, text)
+
+
 def check_named(name: str, values: Sequence[Any], known: Sequence[Any] | None = None) -> None:
     """Raises ``ArgumentError`` for an empty list, or one with values that are not known."""
     if not values or (known is not None and not set(values) <= set(known)):

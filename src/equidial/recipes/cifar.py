@@ -37,7 +37,7 @@ from equidial.recipes._arrays import Splits, stacked
 from equidial.recipes._cifar_networks import cct, resnet20, resnet56
 from equidial.recipes._models import check_fits, load_model, load_weights
 from equidial.recipes._moves import crop_flip, scores, turned
-from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, spent
+from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, part_of, spent
 from equidial.recipes._training import divergence
 
 Method = Literal["untouched", "augmentation", "penalty", "soft", "both"]
@@ -227,19 +227,15 @@ def run(recipe: Cifar, progress: Progress | None = None) -> list[dict[str, Any]]
     tuning, curve = list(_tuning_keys(recipe)), list(_curve_keys(recipe, positions))
     total = len(tuning) + len(list(_cases(recipe))) * (len(recipe.seeds) - 1) + len(curve)
 
-    def collect(keys: Sequence[Key], before: int) -> list[dict[str, Any]]:
-        def step(done: int, _: int, text: str) -> None:
-            if progress is not None:
-                progress(min(before + done, total), total, text)
+    def train(key: Key) -> dict[str, Any]:
+        return _train(recipe, study, key, data)
 
-        return study.collect(keys, lambda key: _train(recipe, study, key, data), step)
-
-    tuned = collect(tuning, 0)
+    tuned = study.collect(tuning, train, part_of(progress, 0, total))
     best = chosen(tuned, recipe.seeds[0], recipe.responses[0])
     main = [_key(*case, recipe.responses[0], best[case], seed) for case in _cases(recipe) for seed in recipe.seeds[1:]]
     done = {json.dumps(key) for key in tuning}
     rest = {text: key for key in main + curve if (text := json.dumps(key)) not in done}
-    return tuned + collect(list(rest.values()), len(tuning))
+    return tuned + study.collect(list(rest.values()), train, part_of(progress, len(tuning), total))
 
 
 def chosen(records: Sequence[Mapping[str, Any]], seed: int, response: str) -> dict[tuple[str, str, str], float]:

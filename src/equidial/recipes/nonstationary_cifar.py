@@ -32,6 +32,7 @@ from equidial.recipes._study import (
     check_named,
     fit_classifier,
     logits,
+    part_of,
     spent,
     turn_error,
 )
@@ -144,20 +145,13 @@ def run(recipe: NonstationaryCifar, progress: Progress | None = None) -> list[di
             return {k: v for k, v in found.items() if k not in key} | {"seconds": 0.0}
         return _train(recipe, study, key, data)
 
-    def collect(keys: list[dict[str, Any]], before: int) -> list[dict[str, Any]]:
-        def step(done: int, _: int, text: str) -> None:
-            if progress is not None:
-                progress(before + done, total, text)
-
-        return study.collect(keys, train, step)
-
-    tuned = collect(tuning, 0)
+    tuned = study.collect(tuning, train, part_of(progress, 0, total))
     main: list[dict[str, Any]] = []
     for case in cases:
         found = [r for r in tuned if all(r[k] == v for k, v in case.items())]
         best = max(found, key=lambda r: r["validation"])["setting"]
         main += [{"part": "main", **case, "setting": best, "seed": seed} for seed in recipe.seeds]
-    return tuned + collect(main + curve, len(tuning))
+    return tuned + study.collect(main + curve, train, part_of(progress, len(tuning), total))
 
 
 def settings_of(recipe: NonstationaryCifar, method: Method) -> tuple[float, ...]:
