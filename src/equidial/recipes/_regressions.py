@@ -63,7 +63,7 @@ class Regression:
     """How far the target is from symmetric, 0 exactly."""
     examples: tuple[int, ...] | None = None
     """Numbers of training examples. Default: of the scale."""
-    softness: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+    softness: tuple[float, ...] = (0.0, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0)
     """Of the soft networks: 0 exactly equivariant, 1 untouched."""
     methods: tuple[Method, ...] = get_args(Method)
     """Out of soft, rpp, mlp."""
