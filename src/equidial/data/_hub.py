@@ -168,9 +168,10 @@ class Cell:
     table: Any
     column: str
     row: int
+    where: str  # the data set and the split: no two cells have the same string
 
     def __str__(self) -> str:
-        return f"{self.column} of row {self.row}"
+        return f"{self.column} of row {self.row} of {self.where}"
 
     @property
     def name(self) -> str:
@@ -186,22 +187,25 @@ class Cell:
         held = self._held()
         if held.get("bytes") is not None:
             return io.BytesIO(held["bytes"])
-        if held.get("path"):
-            return open(held["path"], "rb")
-        raise FileFormatError(explain(f"an image as {self}", "none", "take a split where every row has one"))
+        path = Path(held.get("path") or "")
+        if path.is_file():
+            return path.open("rb")
+        got = f"a path that is not here: {path}" if held.get("path") else "none"
+        raise FileFormatError(explain(f"an image as {self}", got, "take a split where every row has one"))
 
     def _held(self) -> Mapping[str, Any]:
         return self.table[self.row][self.column] or {}
 
 
-def cells(split: Any, column: str) -> list[Cell]:
-    """The encoded images of a column. Raises ``FileFormatError`` for a column that is not there or of another type."""
+def cells(source: HubSource, splits: Mapping[str, Any], name: str, column: str) -> list[Cell]:
+    """The encoded images of a column. Raises ``FileFormatError`` for a column that is not there or has none."""
+    split, where = splits[name], f"{source.text.partition('?')[0]} {name}"
     try:
         table = split.select_columns([column]).cast_column(column, _library().Image(decode=False))
     except Exception as error:  # of datasets or pyarrow, by the type that is there
         wanted = f"images in the column {column}"
         raise FileFormatError(explain(wanted, f"{split.features.get(column)}", "name another column")) from error
-    return [Cell(table, column, row) for row in range(len(table))]
+    return [Cell(table, column, row, where) for row in range(len(table))]
 
 
 def of_type(features: Mapping[str, Any], kind: str) -> list[str]:

@@ -42,7 +42,7 @@ def hub_images(text: str, size: int | None, mean: Sequence[float], std: Sequence
         raise FileFormatError(explain(f"labels in {source.name} {train}", "none", "take a split that has them"))
     test, y_test = _test(source, splits, label, classes)
     items = {
-        name: list(zip(cells(splits[name], image), known.tolist(), strict=True))
+        name: list(zip(cells(source, splits, name, image), known.tolist(), strict=True))
         for name, known in ((train, y), (test, y_test))
     }
     channels = _channels(items[train])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,13 +51,13 @@ def hub_masks(text: str, part: str, count: Callable[[Sequence[tuple[Cell, Cell]]
     split = split_name(source, splits, part)
     if split is None:
         raise no_split(source, splits, part)
-    found = _pairs(source, splits[split])
+    found = _pairs(source, splits, split)
     if not found:
         raise FileFormatError(explain(f"images in {source.name} {split}", "none", "fetch the data set again"))
     classes = tuple(str(i) for i in range(given)) if given else _named_classes(source)
     if classes is None:
         train = split_name(source, splits, "train")
-        files = found if train in (None, split) else _pairs(source, splits[train])
+        files = found if train in (None, split) else _pairs(source, splits, train)
         classes = tuple(str(i) for i in range(count(files, void, reduce_labels)))
     return HubMasks(source.title, classes, tuple(found), void, reduce_labels)
 
@@ -69,13 +69,13 @@ def _number(source: HubSource, option: str, usual: int, most: int = 255) -> int:
     return int(text)
 
 
-def _pairs(source: HubSource, split: Any) -> list[tuple[Cell, Cell]]:
-    found = of_type(split.features, "Image")
+def _pairs(source: HubSource, splits: Mapping[str, Any], name: str) -> list[tuple[Cell, Cell]]:
+    found = of_type(splits[name].features, "Image")
     image, mask = source.options.get("image"), source.options.get("mask")
-    masks = [name for name in found if name != image and any(word in name.lower() for word in _MASK_NAMES)]
+    masks = [own for own in found if own != image and any(word in own.lower() for word in _MASK_NAMES)]
     mask = column_name(source, "mask", found, masks, "masks (type Image, named mask, annotation, label, ...)")
-    image = column_name(source, "image", found, [name for name in found if name != mask], "images (type Image)")
-    return list(zip(cells(split, image), cells(split, mask), strict=True))
+    image = column_name(source, "image", found, [own for own in found if own != mask], "images (type Image)")
+    return list(zip(*(cells(source, splits, name, column) for column in (image, mask)), strict=True))
 
 
 def _named_classes(source: HubSource) -> tuple[str, ...] | None:

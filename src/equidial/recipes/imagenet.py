@@ -24,7 +24,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 
 import equidial as ed
-from equidial.data import Images, load_images
+from equidial.data import Images, held_out_rows, load_images
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.filters import Response
 from equidial.recipes._images import CropFlip, ImageFiles, Moves, timm_moves
@@ -158,9 +158,8 @@ def load(recipe: ImageNet) -> _Data:
     """The files of training, and the places of the validation images among them before they are taken out."""
     images = load_images(recipe.data, size=recipe.image_size, mean=recipe.mean, std=recipe.std)
     items: list[tuple[Any, int]] = images.train.dataset.items  # pyright: ignore[reportAttributeAccessIssue]
-    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0)).tolist()
-    held = min(SCALES[recipe.scale].validation, max(1, len(items) // 5))
-    return _Data(images, [items[i] for i in order[held:]], order[:held])
+    kept, held = held_out_rows(len(items), min(SCALES[recipe.scale].validation, max(1, len(items) // 5)))
+    return _Data(images, [items[i] for i in kept.tolist()], held.tolist())
 
 
 def run(recipe: ImageNet, progress: Progress | None = None) -> list[dict[str, Any]]:
