@@ -47,8 +47,8 @@ def hub_images(text: str, size: int | None, mean: Sequence[float], std: Sequence
     }
     channels = _channels(items[train])
     made = [Split(ImageList(items[name], size, mean, std, channels)) for name in (train, test)]
-    named = source.title
-    return Images(made[0], made[1], classes, named if test in TEST_NAMES else f"{named} ({test})")
+    name = source.title if test in TEST_NAMES else f"{source.title} ({test})"
+    return Images(made[0], made[1], classes, name)
 
 
 def _label_column(source: HubSource, features: Mapping[str, Any]) -> str:
@@ -68,12 +68,10 @@ def _labels(
     feature = split.features.get(column)
     values = [] if feature is None else split.select_columns([column]).with_format("arrow")[:].column(0).to_pylist()
     given = [-1 if value is None else value for value in values]
-    if not all(type(value) is int for value in given):
-        raise FileFormatError(
-            explain(
-                f"whole numbers as {column} of {source.name}", repr(given[0])[:40], "class_encode_column makes them"
-            )
-        )
+    other = [value for value in given if type(value) is not int]
+    if other:
+        wanted = f"whole numbers as {column} of {source.name}"
+        raise FileFormatError(explain(wanted, repr(other[0])[:40], "class_encode_column makes them"))
     y = np.array(given, dtype=np.int64)
     names = getattr(feature, "names", None)
     if classes is None:
