@@ -24,6 +24,7 @@ from equidial.groups import C
 from equidial.recipes import DeepLabV3, SegmentationStudy, segmentation, study_records
 from equidial.recipes._dense_moves import Moves, moved, turned_together
 from equidial.recipes._models import load_weights
+from equidial.recipes._segmentation_runs import planned
 from equidial.recipes._segmenters import PatchSegmenter, load_segmenter
 from equidial.reporting import write_study
 
@@ -228,12 +229,12 @@ def test_fewer_images_are_spread_evenly_and_other_masks_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = study(tmp_path, images=2)
-    plan = segmentation._planned(recipe)
+    plan = planned(recipe)
     assert [image.name for image, _ in plan.train.files] == ["train_0.png", "train_3.png"]
     assert (len(plan.val), len(plan.test)) == (1, 2)
     monkeypatch.setattr(type(plan.test), "complete", property(lambda _: True))
     with pytest.warns(ed.EquidialWarning, match="official masks of camvid test"):
-        segmentation._planned(recipe)
+        planned(recipe)
 
 
 @pytest.mark.parametrize(
