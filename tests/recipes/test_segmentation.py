@@ -9,12 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file
 from torch.nn import functional
 
 import equidial as ed
@@ -27,49 +24,7 @@ from equidial.recipes._models import load_weights
 from equidial.recipes._segmentation_runs import planned
 from equidial.recipes._segmenters import PatchSegmenter, load_segmenter
 from equidial.reporting import write_study
-
-FEW = pytest.mark.filterwarnings("ignore:(?s)expected .* images of:equidial.EquidialWarning")
-SIZE = 33
-
-
-def weights(folder: Path) -> Path:
-    """A lively network for 21 classes."""
-    torch.manual_seed(0)
-    model = DeepLabV3()
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in")
-    state = {k: v.half() for k, v in model.state_dict().items() if "num_batches" not in k}
-    save_file(state, folder / "voc.safetensors")
-    return folder / "voc.safetensors"
-
-
-def scene(folder: Path, masks: Path, name: str, seed: int, ending: str) -> None:
-    """Two classes that differ in brightness, and a row of no class."""
-    labels = np.random.default_rng(seed).integers(0, 2, (2, 3)).repeat(12, 0).repeat(10, 1)
-    pixels = (60 + 130 * labels[..., None] + np.zeros(3)).astype(np.uint8)
-    labels[0] = 11 if ending == "png" else 255
-    for path, values in ((folder / f"{name}.{ending}", pixels), (masks / f"{name}.png", labels.astype(np.uint8))):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(values).save(path)
-
-
-def camvid(root: Path) -> Path:
-    for part, count in (("train", 4), ("val", 1), ("test", 2)):
-        for i in range(count):
-            scene(root / part, root / f"{part}annot", f"{part}_{i}", i, "png")
-    return root
-
-
-def voc(root: Path) -> Path:
-    top = root / "VOC2012"
-    (top / "ImageSets/Segmentation").mkdir(parents=True)
-    for part, count in (("train", 3), ("val", 1)):
-        names = [f"2007_{part}_{i}" for i in range(count)]
-        (top / f"ImageSets/Segmentation/{part}.txt").write_text("\n".join(names))
-        for i, name in enumerate(names):
-            scene(top / "JPEGImages", top / "SegmentationClass", name, i, "jpg")
-    return root
+from tests.recipes.segmentation_folder import FEW, SIZE, camvid, untimed, voc, weights
 
 
 def study(folder: Path, **changes: Any) -> SegmentationStudy:
@@ -84,10 +39,6 @@ def study(folder: Path, **changes: Any) -> SegmentationStudy:
         epochs=2,
     )
     return replace(recipe, **changes)
-
-
-def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in r.items() if "seconds" not in k} for r in records]
 
 
 def test_the_head_is_new_and_the_rest_as_stored(tmp_path: Path) -> None:
