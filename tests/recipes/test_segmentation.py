@@ -102,6 +102,19 @@ def test_a_study_runs_resumes_and_writes_its_page(tmp_path: Path, monkeypatch: p
     assert len(study_records(again.output)) == 2
     assert untimed(segmentation.run(again)) == untimed(records[:3])
 
+    # turned training images under the dial are more rows of the same folder, which need nothing trained again
+    assert "turned_dial" not in json.loads((recipe.output / "config.json").read_text())["settings"]
+    more = segmentation.run(replace(recipe, turned_dial=True))
+    assert more[:6] == records
+    assert [(r["method"], r["response"], r["softness"]) for r in more[6:]] == [
+        ("strict, turned", None, 0.0),
+        ("soft, turned", "nearest", 0.5),
+    ]
+    turned, between = more[6:]
+    assert turned["eErr"] < 1e-6 < between["eErr"]
+    assert turned["bound"] < 1e-6
+    assert (turned["loss"] == strict["loss"], between["loss"] == by["soft", "nearest", 0.5]["loss"]) == (False, False)
+
     options = ["--weights", str(recipe.weights), "--seeds", "0", "--responses", "nearest", "hard"]
     options += ["--softness", "0.5", "0.6", "--image-size", str(SIZE), "--epochs", "2"]
     assert (
@@ -111,6 +124,8 @@ def test_a_study_runs_resumes_and_writes_its_page(tmp_path: Path, monkeypatch: p
     assert page.startswith("# Segmentation of camvid at every softness\n\n**")
     assert "Not the whole data set" in page
     assert "| `nearest` | 0.6 |" in page
+    assert "| `nearest`, turned | 0.5 |" in page
+    assert "| strict, turned | 0 |" in page
     assert (recipe.output / "segmentation.png").stat().st_size > 20_000
 
 
@@ -144,6 +159,14 @@ def test_the_page_says_first_whether_softness_helps(strict: float, soft: float, 
     assert page.split("\n")[2].startswith(words)
     assert "| untouched, turned | 1 | 50.0 ± 0.0 | 50.0 ± 0.0 | 40.0 ± 1.0 |" in page
     assert "ViT, canonicalized | 65.36" in page
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        for method, response, softness in (("strict, turned", None, 0.0), ("soft, turned", "nearest", 0.5)):
+            file.write(json.dumps(record(method, response, softness, 0, 0.7 + softness / 10)) + "\n")
+    page = write_study(tmp_path).read_text()
+    assert "**Softness helps here** (cIoU). Best constrained, `nearest`, turned at 0.5: cIoU 75.0 %" in page
+    assert (
+        page.index("| `nearest` | 0.5 |") < page.index("| strict, turned | 0 |") < page.index("| `nearest`, turned |")
+    )
 
 
 def test_moves_take_images_and_masks_along() -> None:

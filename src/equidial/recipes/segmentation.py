@@ -1,10 +1,10 @@
 """Segmentation at every softness (paper A, table 4): CamVid on two cores, PASCAL VOC 2012 and ADE20K with transformers.
 
 One pretrained network is fine-tuned with the same steps and images: untouched, untouched with turned training images,
-exactly symmetric (softness 0, where the responses agree), and at positions between for every response. Masks of test
-images and of turned test images are compared with the truth (mIoU, aIoU, cIoU) and with one another (eErr); beside
-stands the certified defect of the kernels. Nothing is chosen by looking: the last weights are tested, validation images
-are not augmented and decide nothing.
+exactly symmetric (softness 0, where the responses agree), and at positions between for every response; where asked,
+the dial with turned training images too. Masks of test images and of turned test images are compared with the truth
+(mIoU, aIoU, cIoU) and with one another (eErr); beside stands the certified defect of the kernels. Nothing is chosen by
+looking: the last weights are tested, validation images are not augmented and decide nothing.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ class SegmentationStudy:
     """Default: of the scale; 50 for ADE20K at that of the paper."""
     images: int | None = None
     """At most so many of every part, evenly spread over it. Default: all."""
+    turned_dial: bool = False
+    """Turned training images also at softness 0 and half way of the first response: more rows, in the same folder."""
     device: str = "cpu"
     """cpu, or cuda."""
 
@@ -76,7 +78,9 @@ def run(recipe: SegmentationStudy, progress: Progress | None = None) -> list[dic
     recipe.check()
     plan = planned(recipe)
     positions = list(_positions(recipe, plan))
-    study = Study(recipe.output, NAME, plan.settings())
+    settings = plan.settings()
+    del settings["turned_dial"]  # which adds rows and changes none
+    study = Study(recipe.output, NAME, settings)
     return study.collect(list(_keys(recipe, positions)), lambda key: _result(recipe, plan, study, key), progress)
 
 
@@ -102,6 +106,12 @@ def _keys(recipe: SegmentationStudy, positions: list[tuple[str, float]]) -> Iter
         yield {"method": "strict", "response": None, "softness": 0.0, "seed": seed}
         for response, softness in positions:
             yield {"method": "soft", "response": response, "softness": softness, "seed": seed}
+    for seed in recipe.seeds if recipe.turned_dial else ():
+        yield {"method": "strict, turned", "response": None, "softness": 0.0, "seed": seed}
+        first = [softness for response, softness in positions if response == recipe.responses[0]]
+        if first:
+            middle = min(first, key=lambda s: abs(s - 0.5))
+            yield {"method": "soft, turned", "response": recipe.responses[0], "softness": middle, "seed": seed}
 
 
 def _result(recipe: SegmentationStudy, plan: Plan, study: Study, key: Key) -> dict[str, Any]:
