@@ -110,7 +110,7 @@ def test_a_study_compares_before_and_after_and_resumes(tmp_path: Path, monkeypat
         ("bound", "exponential"),
     ]
     free, hard, soft, bound = records
-    assert hard["softness"] == pytest.approx(1 / 3)
+    assert hard["softness"] == pytest.approx(2 / 3)
     assert soft["softness"] == hard["softness"]
     assert 0.8 * hard["before"]["mean_bound"] < bound["before"]["mean_bound"] <= hard["before"]["mean_bound"]
     assert bound["before"]["bound"] <= hard["before"]["bound"] < free["before"]["bound"]
@@ -153,7 +153,7 @@ def test_a_study_compares_before_and_after_and_resumes(tmp_path: Path, monkeypat
     assert main(["reproduce", "thresholds", "--data", str(recipe.data), "--output", str(recipe.output), *options]) == 0
     page = (recipe.output / "results.md").read_text()
     assert page.startswith("# Hard against smooth thresholds: segmentation of camvid\n\n**Under way.**")
-    assert "| `exponential` | after fine-tuning | 0.33 |" in page
+    assert "| `exponential` | after fine-tuning | 0.67 |" in page
     assert "(one seed)" in page
     assert (recipe.output / "thresholds.png").stat().st_size > 10_000
 

@@ -63,8 +63,10 @@ class ThresholdStudy:
     """One network per seed, from which all rows of that seed start."""
     responses: tuple[str, ...] = ("taper", "exponential", "nearest")
     """What is compared with hard, out of taper, exponential, nearest."""
-    softness: tuple[float, ...] = (1 / 3,)
-    """Of hard, in (0, 1), rounded up to its stairs: on 3 x 3 kernels 1/3 keeps angular frequency 1, 2/3 frequency 2."""
+    softness: tuple[float, ...] = (2 / 3,)
+    """Of hard, in (0, 1), rounded up to its stairs: of 3 x 3 kernels 2/3 removes angular frequency 3, 1/3 also 2.
+
+    With so few frequencies ``taper`` is ``hard`` itself at 1/3 and next to it at 2/3: a control, no comparison."""
     max_error: tuple[float, ...] = ()
     """Further budgets > 0 of the certified bound, alike for all tensors; here hard may waste up to a whole stair."""
     image_size: int | None = None
