@@ -9,12 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
-from safetensors.torch import load_file, save_file
-from torch import nn
+from safetensors.torch import load_file
 from torch.nn import functional
 
 import equidial as ed
@@ -24,51 +21,10 @@ from equidial.groups import C
 from equidial.recipes import DeepLabV3, SegmentationStudy, segmentation, study_records
 from equidial.recipes._dense_moves import Moves, moved, turned_together
 from equidial.recipes._models import load_weights
+from equidial.recipes._segmentation_runs import planned
 from equidial.recipes._segmenters import PatchSegmenter, load_segmenter
 from equidial.reporting import write_study
-
-FEW = pytest.mark.filterwarnings("ignore:(?s)expected .* images of:equidial.EquidialWarning")
-SIZE = 33
-
-
-def weights(folder: Path) -> Path:
-    """A lively network for 21 classes."""
-    torch.manual_seed(0)
-    model = DeepLabV3()
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in")
-    state = {k: v.half() for k, v in model.state_dict().items() if "num_batches" not in k}
-    save_file(state, folder / "voc.safetensors")
-    return folder / "voc.safetensors"
-
-
-def scene(folder: Path, masks: Path, name: str, seed: int, ending: str) -> None:
-    """Two classes that differ in brightness, and a row of no class."""
-    labels = np.random.default_rng(seed).integers(0, 2, (2, 3)).repeat(12, 0).repeat(10, 1)
-    pixels = (60 + 130 * labels[..., None] + np.zeros(3)).astype(np.uint8)
-    labels[0] = 11 if ending == "png" else 255
-    for path, values in ((folder / f"{name}.{ending}", pixels), (masks / f"{name}.png", labels.astype(np.uint8))):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(values).save(path)
-
-
-def camvid(root: Path) -> Path:
-    for part, count in (("train", 4), ("val", 1), ("test", 2)):
-        for i in range(count):
-            scene(root / part, root / f"{part}annot", f"{part}_{i}", i, "png")
-    return root
-
-
-def voc(root: Path) -> Path:
-    top = root / "VOC2012"
-    (top / "ImageSets/Segmentation").mkdir(parents=True)
-    for part, count in (("train", 3), ("val", 1)):
-        names = [f"2007_{part}_{i}" for i in range(count)]
-        (top / f"ImageSets/Segmentation/{part}.txt").write_text("\n".join(names))
-        for i, name in enumerate(names):
-            scene(top / "JPEGImages", top / "SegmentationClass", name, i, "jpg")
-    return root
+from tests.recipes.segmentation_folder import FEW, SIZE, camvid, untimed, voc, weights
 
 
 def study(folder: Path, **changes: Any) -> SegmentationStudy:
@@ -83,10 +39,6 @@ def study(folder: Path, **changes: Any) -> SegmentationStudy:
         epochs=2,
     )
     return replace(recipe, **changes)
-
-
-def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in r.items() if "seconds" not in k} for r in records]
 
 
 def test_the_head_is_new_and_the_rest_as_stored(tmp_path: Path) -> None:
@@ -150,6 +102,19 @@ def test_a_study_runs_resumes_and_writes_its_page(tmp_path: Path, monkeypatch: p
     assert len(study_records(again.output)) == 2
     assert untimed(segmentation.run(again)) == untimed(records[:3])
 
+    # turned training images under the dial are more rows of the same folder, which need nothing trained again
+    assert "turned_dial" not in json.loads((recipe.output / "config.json").read_text())["settings"]
+    more = segmentation.run(replace(recipe, turned_dial=True))
+    assert more[:6] == records
+    assert [(r["method"], r["response"], r["softness"]) for r in more[6:]] == [
+        ("strict, turned", None, 0.0),
+        ("soft, turned", "nearest", 0.5),
+    ]
+    turned, between = more[6:]
+    assert turned["eErr"] < 1e-6 < between["eErr"]
+    assert turned["bound"] < 1e-6
+    assert (turned["loss"] == strict["loss"], between["loss"] == by["soft", "nearest", 0.5]["loss"]) == (False, False)
+
     options = ["--weights", str(recipe.weights), "--seeds", "0", "--responses", "nearest", "hard"]
     options += ["--softness", "0.5", "0.6", "--image-size", str(SIZE), "--epochs", "2"]
     assert (
@@ -159,6 +124,8 @@ def test_a_study_runs_resumes_and_writes_its_page(tmp_path: Path, monkeypatch: p
     assert page.startswith("# Segmentation of camvid at every softness\n\n**")
     assert "Not the whole data set" in page
     assert "| `nearest` | 0.6 |" in page
+    assert "| `nearest`, turned | 0.5 |" in page
+    assert "| strict, turned | 0 |" in page
     assert (recipe.output / "segmentation.png").stat().st_size > 20_000
 
 
@@ -192,6 +159,14 @@ def test_the_page_says_first_whether_softness_helps(strict: float, soft: float, 
     assert page.split("\n")[2].startswith(words)
     assert "| untouched, turned | 1 | 50.0 ± 0.0 | 50.0 ± 0.0 | 40.0 ± 1.0 |" in page
     assert "ViT, canonicalized | 65.36" in page
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        for method, response, softness in (("strict, turned", None, 0.0), ("soft, turned", "nearest", 0.5)):
+            file.write(json.dumps(record(method, response, softness, 0, 0.7 + softness / 10)) + "\n")
+    page = write_study(tmp_path).read_text()
+    assert "**Softness helps here** (cIoU). Best constrained, `nearest`, turned at 0.5: cIoU 75.0 %" in page
+    assert (
+        page.index("| `nearest` | 0.5 |") < page.index("| strict, turned | 0 |") < page.index("| `nearest`, turned |")
+    )
 
 
 def test_moves_take_images_and_masks_along() -> None:
@@ -228,12 +203,12 @@ def test_fewer_images_are_spread_evenly_and_other_masks_are_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = study(tmp_path, images=2)
-    plan = segmentation._planned(recipe)
+    plan = planned(recipe)
     assert [image.name for image, _ in plan.train.files] == ["train_0.png", "train_3.png"]
     assert (len(plan.val), len(plan.test)) == (1, 2)
     monkeypatch.setattr(type(plan.test), "complete", property(lambda _: True))
     with pytest.warns(ed.EquidialWarning, match="official masks of camvid test"):
-        segmentation._planned(recipe)
+        planned(recipe)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from equidial.recipes import (
     nonstationary_cifar,
     o5,
     segmentation,
+    thresholds,
     trajectories,
 )
 from equidial.recipes._cifar_networks import cct, resnet20, resnet56
@@ -32,6 +33,7 @@ from equidial.recipes.mnist6_180 import Mnist6180
 from equidial.recipes.nonstationary_cifar import NonstationaryCifar
 from equidial.recipes.o5 import O5
 from equidial.recipes.segmentation import SegmentationStudy
+from equidial.recipes.thresholds import ThresholdStudy
 from equidial.recipes.trajectories import TrajectoriesStudy
 
 STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
@@ -39,6 +41,7 @@ STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
     cifar.NAME: (Cifar, cifar.run),
     imagenet.NAME: (ImageNet, imagenet.run),
     segmentation.NAME: (SegmentationStudy, segmentation.run),
+    thresholds.NAME: (ThresholdStudy, thresholds.run),
     trajectories.NAME: (TrajectoriesStudy, trajectories.run),
     o5.NAME: (O5, o5.run),
     lorentz.NAME: (LorentzScattering, lorentz.run),
@@ -67,6 +70,7 @@ __all__ = [
     "Outcome",
     "SegmentationStudy",
     "Study",
+    "ThresholdStudy",
     "Training",
     "TrajectoriesStudy",
     "TrajectorySizes",

@@ -20,10 +20,11 @@ from equidial.reporting._studies import (
     _nonstationary_cifar,
     _regressions,
     _segmentation,
+    _thresholds,
     _trajectories,
 )
 
-_MODULES = (_mnist, _cifar, _imagenet, _segmentation, _trajectories, _mnist6_180, _nonstationary_cifar)
+_MODULES = (_mnist, _cifar, _imagenet, _segmentation, _thresholds, _trajectories, _mnist6_180, _nonstationary_cifar)
 _PAGES = {module.PAGE.name: module.PAGE for module in _MODULES}
 _PAGES |= {name: _regressions.page(name) for name in (o5.NAME, lorentz.NAME, inertia.NAME)}
 

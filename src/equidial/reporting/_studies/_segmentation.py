@@ -24,6 +24,8 @@ _PAPER = {  # paper A, PASCAL VOC 2012: mIoU, aIoU, cIoU in %, eErr in hundredth
     "SegFormer, soft": ("66.34", "62.52", "64.40", "10.64"),
 }
 _BASELINES = ("untouched", "untouched, turned")
+_DIALLED = ("strict", "soft", "strict, turned", "soft, turned")
+_MARKERS = {"untouched": "s", "untouched, turned": "D", "strict": "*", "strict, turned": "P", "soft, turned": "X"}
 _NO_CLASS = 255
 _TRUTH = "truth"
 
@@ -58,7 +60,7 @@ def _text(settings: Mapping[str, Any], records: Records) -> str:
         "the pixels in the frame. Certified bound: the largest relative defect of a kernel or table under the group;",
         f"its level is the {' and the '.join(records[0]['levels'])}, and it is no bound of the whole network, unless",
         "it is 0 everywhere. Defect found: the largest value of the same quantity over sampled elements. ± is the",
-        "standard deviation over seeds.",
+        "standard deviation over seeds. Turned: trained on images turned by random elements.",
         "",
         "`hard` moves in stairs: of positions that give the same network one is trained, and none that removes",
         "nothing. Softness 0 is the same network for every response. Batch norm learns its statistics with the",
@@ -75,7 +77,7 @@ def _text(settings: Mapping[str, Any], records: Records) -> str:
 
 def _cases(records: Records) -> list[tuple[str, str | None, float]]:
     found = dict.fromkeys((r["method"], r["response"], r["softness"]) for r in records)
-    order = (*_BASELINES, "strict", "soft")
+    order = (*_BASELINES, *_DIALLED)
     return sorted(found, key=lambda case: order.index(case[0]))
 
 
@@ -84,7 +86,8 @@ def _of(records: Records, method: str, response: str | None, softness: float) ->
 
 
 def _name(method: str, response: str | None) -> str:
-    return f"`{response}`" if response else method
+    turned = ", turned" if method.endswith("turned") else ""
+    return f"`{response}`{turned}" if response else method
 
 
 def _verdict(records: Records) -> str:
@@ -97,16 +100,16 @@ def _verdict(records: Records) -> str:
         return "**Under way.**"
 
     def told(case: tuple[str, str | None, float]) -> str:
-        name = case[0] if case[1] is None else f"`{case[1]}` at {case[2]:g}"
+        name = _name(case[0], case[1]) + ("" if case[1] is None else f" at {case[2]:g}")
         return f"{name}: cIoU {scores[case].show(1, 100)} %, mIoU {upright[case].show(1, 100)} %"
 
     free, soft = (max(some, key=lambda case: scores[case].mean) for some in (plain, constrained))
     gap = scores[soft].mean - scores[free].mean
-    between = [case for case in constrained if case[0] == "soft"]
+    between = [case for case in constrained if case[1] is not None]
     margin = scores[soft].deviation + scores[free].deviation
     if gap <= margin:
         first = "**Softness does not help here**" if gap <= 0 else "**Softness helps by less than the spread**"
-    elif between and soft[0] == "strict":
+    elif between and soft[1] is None:
         first = "**Positions between do not help here: exact symmetry is best**"
     else:
         first = "**Softness helps here**"
@@ -131,9 +134,9 @@ def _figure(records: Records) -> Figure:
     responses = dict.fromkeys(response for _, response, _ in cases if response is not None)
     for axes, score, scale in ((left, "cIoU", 100), (right, "bound", 1)):
         for colour, response in zip(COLOURS, responses, strict=False):
-            line = sorted((c for c in cases if c[1] == response or c in ends), key=lambda c: c[2])
+            line = sorted((c for c in cases if (c[0] == "soft" and c[1] == response) or c in ends), key=lambda c: c[2])
             _line(axes, records, line, score, scale, colour, f"{response}")
-        for case, marker in (("untouched", "s"), ("untouched, turned", "D"), ("strict", "*")):
+        for case, marker in _MARKERS.items():
             _line(axes, records, [c for c in cases if c[0] == case], score, scale, "#222222", case, marker)
         axes.set_xlabel("error of equivariance eErr (nats)")
         axes.grid(alpha=0.25)
@@ -168,7 +171,7 @@ def _line(
         linewidth=1,
     )
     for case, across, up in zip(cases, x, y, strict=True):
-        if case[0] == "soft":
+        if case[1] is not None:
             axes.annotate(f" {case[2]:g}", (across.mean, up.mean * scale), fontsize=7, color=colour)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean, stdev
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import t as student
 
 from equidial.reporting._runs import Spread
 
@@ -56,6 +59,41 @@ def sizes(records: Records, name: str) -> str:
     if not values:
         return "-"
     return f"{sum(values) / len(values):.3f} ({min(values):.3f}..{max(values):.3f})"
+
+
+def pairs(records: Records, others: Records, *fields: str) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Records of two settings that agree in these fields, the seed for one; those without a partner are left out."""
+    partner = {tuple(r[name] for name in fields): r for r in others}
+    found = [(r, partner.get(tuple(r[name] for name in fields))) for r in records]
+    return [(one, other) for one, other in found if other is not None]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The mean of paired differences, its standard deviation, 95 % interval and two-sided p-value by Student's t.
+
+    NaN where they are not defined: for fewer than two pairs, and p for differences that are all 0.
+    """
+
+    mean: float
+    deviation: float
+    low: float
+    high: float
+    p: float
+
+    @classmethod
+    def of(cls, values: Sequence[float], others: Sequence[float]) -> Difference:
+        """Of ``values - others``, at least one."""
+        gaps = [a - b for a, b in zip(values, others, strict=True)]
+        centre, count = mean(gaps), len(gaps)
+        if count < 2:
+            return cls(centre, math.nan, math.nan, math.nan, math.nan)
+        deviation = stdev(gaps)
+        error = deviation / math.sqrt(count)
+        reach = error * float(student.ppf(0.975, count - 1))
+        none = math.nan if centre == 0 else 0.0
+        p = float(2 * student.sf(abs(centre) / error, count - 1)) if error > 0 else none
+        return cls(centre, deviation, centre - reach, centre + reach, p)
 
 
 @dataclass(frozen=True)

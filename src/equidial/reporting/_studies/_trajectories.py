@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
-from scipy.stats import ttest_rel
 
 from equidial.recipes.trajectories import NAME
 from equidial.reporting._runs import Spread
-from equidial.reporting._studies._shared import COLOURS, Page, Records, header, spread
+from equidial.reporting._studies._shared import COLOURS, Difference, Page, Records, header, pairs, spread
 
 Method = tuple[str, float | None]
 _FREE: Method = ("untouched", None)
@@ -90,12 +89,11 @@ def _averaged(records: Records, method: Method, scenes: list[str]) -> list[dict[
 
 def _paired(records: Records, method: Method) -> str:
     """Two p-values, of pairs with the same scene and seed."""
-    free = {(r["scene"], r["seed"]): r for r in _of(records, _FREE)}
-    pairs = [(r, free[r["scene"], r["seed"]]) for r in _of(records, method) if (r["scene"], r["seed"]) in free]
-    if method == _FREE or len(pairs) < 2:
+    found = pairs(_of(records, method), _of(records, _FREE), "scene", "seed")
+    if method == _FREE or len(found) < 2:
         return "-"
-    tests = [ttest_rel([a[n] for a, _ in pairs], [b[n] for _, b in pairs]) for n in ("ADE", "turned ADE")]
-    return ", ".join(f"{float(test.pvalue):.2g}" for test in tests)
+    tests = [Difference.of([a[n] for a, _ in found], [b[n] for _, b in found]) for n in ("ADE", "turned ADE")]
+    return ", ".join(f"{test.p:.2g}" for test in tests)
 
 
 def _verdict(records: Records) -> str:
