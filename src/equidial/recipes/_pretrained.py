@@ -41,17 +41,20 @@ NETWORKS = {
 """Small networks, with the file of each in the folder of weights."""
 
 
-def check_networks(names: Sequence[str], weights: Path | None) -> None:
-    """Raises ``ArgumentError`` for a name that is not known, and for weights that are not there."""
+def check_names(names: Sequence[str]) -> None:
+    """Raises ``ArgumentError`` for a network that is neither small nor of transformers or timm."""
+    known = (*NETWORKS, "hf:NAME_OR_FOLDER", "timm:NAME")
     for name in names:
-        if name in NETWORKS:
-            if weights is None or not (weights / NETWORKS[name].file).is_file():
-                raise ArgumentError(
-                    explain(f"{NETWORKS[name].file} in a folder", repr(weights), "pass --weights FOLDER")
-                )
-        elif not name.startswith(("hf:", "timm:")):
-            known = f"{', '.join(NETWORKS)}, hf:NAME_OR_FOLDER, timm:NAME"
-            raise ArgumentError(explain(f"a network out of {known}", repr(name), "name one of them"))
+        if name not in NETWORKS and not name.startswith(("hf:", "timm:")):
+            raise ArgumentError(explain(f"a network out of {', '.join(known)}", repr(name), "name one of them"))
+
+
+def check_networks(names: Sequence[str], weights: Path | None) -> None:
+    """:func:`check_names`; also raises ``ArgumentError`` for weights that are not there."""
+    check_names(names)
+    for name in names:
+        if name in NETWORKS and (weights is None or not (weights / NETWORKS[name].file).is_file()):
+            raise ArgumentError(explain(f"{NETWORKS[name].file} in a folder", repr(weights), "pass --weights FOLDER"))
 
 
 @dataclass(frozen=True)
