@@ -16,7 +16,7 @@ falls here is the network's and the interpolation's.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -144,9 +144,9 @@ def run(recipe: LargeAngles, progress: Progress | None = None) -> list[dict[str,
     return tuned + study.collect(rest, train, part_of(progress, len(tuning), total))
 
 
-def chosen(records: Sequence[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+def chosen(records: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
     """By group and method: the key that did best on validation images, of the seed of the first record."""
-    best: dict[tuple[str, str], dict[str, Any]] = {}
+    best: dict[tuple[str, str], Mapping[str, Any]] = {}
     for record in records:
         case = (record["group"], record["method"])
         if (

@@ -24,7 +24,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -49,6 +49,7 @@ RIVALS = ("ours", "schur", "svd")
 MODELS = ("plain", "soft", "folded", "plain again")
 _ZERO = 1e-9  # of the largest value: below it a singular value, or the difference of two eigenvalues, is 0
 _NORMAL = 1e-10  # ||A A^T - A^T A|| / ||A||^2 of a matrix that counts as normal
+_REPEATS = 3  # steps and passes in a row
 _GIB = 2**30
 
 
@@ -62,7 +63,7 @@ class _Sizes:
 
 
 SCALES = {
-    "small": _Sizes((3, 4, 5, 6, 7, 10, 14), (3, 4, 5, 6), ("resnet20", "cct"), 32, 9),
+    "small": _Sizes((3, 4, 5, 6, 7, 10, 14), (3, 4, 5, 6, 7), ("resnet20", "cct"), 32, 7),
     "paper": _Sizes(
         (3, 4, 5, 6, 7, 8, 10, 14, 16),
         (3, 4, 5, 6, 7, 8),
@@ -80,7 +81,7 @@ class Timing:
     output: Path
     """Folder of the study; the same command on it goes on where it was interrupted."""
     scale: Literal["small", "paper"] = "small"
-    """small: SVD up to 6x6, ResNet-20 and CCT. paper: SVD up to 8x8 (half a gigabyte), DeiT, DINOv2, ResNet-50."""
+    """small: SVD up to 7x7, ResNet-20 and CCT. paper: SVD up to 8x8 (half a gigabyte), DeiT, DINOv2, ResNet-50."""
     groups: tuple[Literal["SO2", "C4"], ...] = ("SO2", "C4")
     """Of the construction."""
     sizes: tuple[int, ...] = ()
@@ -99,6 +100,8 @@ class Timing:
     """Of each size and network. Default: of the scale."""
     threads: int = 1
     """Of torch; those of scipy's Schur form are set by OMP_NUM_THREADS before the command."""
+    clock: Literal["wall", "cpu"] = "wall"
+    """cpu: processor seconds, which neighbours on a busy machine disturb less; for one thread."""
     device: str = "cpu"
     """Where networks are timed, e.g. cuda; filters are built on the CPU."""
 
@@ -116,6 +119,9 @@ class Timing:
         if need > 8:
             got = f"about {need:.0f} GiB at {max(dense)}x{max(dense)}"
             raise ArgumentError(explain("an SVD of at most 8 GiB", got, "leave large dense_sizes out"))
+        if self.clock == "cpu" and (self.threads > 1 or self.device != "cpu"):
+            got = f"threads={self.threads}, device={self.device!r}"
+            raise ArgumentError(explain("one thread on the CPU for clock='cpu'", got, "use clock='wall'"))
         check_names(self.used("networks"))
         config = ed.SoftEquivarianceConfig(group=self.network_group, softness=self.softness)
         if config.softness == 1:
@@ -135,20 +141,20 @@ def run(recipe: Timing, progress: Progress | None = None) -> list[dict[str, Any]
 
     @cache
     def warm(group: str) -> None:
-        construction(group, 3, RIVALS, 0)
+        construction(group, 3, RIVALS, 0, recipe.clock)
 
     @cache
-    def models(name: str) -> dict[str, nn.Module]:
-        return contestants(recipe, name)
+    def bench(name: str) -> Bench:
+        return Bench(recipe, name)
 
     def measure(key: Key) -> dict[str, Any]:
         start = time.perf_counter()
         if key["part"] == "construction":
             warm(key["group"])
             rivals = [r for r in RIVALS if r != "svd" or key["size"] in recipe.used("dense_sizes")]
-            found = construction(key["group"], key["size"], rivals, key["round"])
+            found = construction(key["group"], key["size"], rivals, key["round"], recipe.clock)
         else:
-            found = steps_and_passes(recipe, models(key["network"]), key["network"], key["round"])
+            found = bench(key["network"]).measure(key["round"])
         return {**found, **surroundings(), "seconds": time.perf_counter() - start}
 
     try:
@@ -234,9 +240,9 @@ def project_schur(a: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return (unitary @ (inside * same) @ unitary.mH).real
 
 
-def construction(group: str, n: int, rivals: Any, number: int) -> dict[str, Any]:
+def construction(group: str, n: int, rivals: Sequence[str], number: int, clock: str = "wall") -> dict[str, Any]:
     """Seconds and memory of each rival in one round, and ``||W - W_ours|| / ||W_0||`` of their results."""
-    generator, a = _timed(lambda: letter(Pixels(ed.groups.by_name(group), (n, n))))
+    generator, a = _timed(lambda: letter(Pixels(ed.groups.by_name(group), (n, n))), clock)
     weight = torch.randn(n * n, n * n, dtype=torch.float64, generator=torch.Generator().manual_seed(number))
     ways = {
         "ours": lambda: project_ours(group, n, weight),
@@ -246,93 +252,90 @@ def construction(group: str, n: int, rivals: Any, number: int) -> dict[str, Any]
     results, spent, memory = {}, {}, {}
     for name in _order(rivals, number):
         with _peak() as peak:
-            spent[name], results[name] = _timed(ways[name])
+            spent[name], results[name] = _timed(ways[name], clock)
         memory[name] = peak.get("mib")
     size = float(weight.norm())
     apart = {name: float((r - results["ours"]).norm()) / size for name, r in results.items() if name != "ours"}
     return {"build": spent, "generator": generator, "mib": memory, "difference": apart, "unknowns": n**4}
 
 
-def contestants(recipe: Timing, name: str) -> dict[str, nn.Module]:
-    """Copies of one network: plain, softened, softened and folded, and plain once more; each has run once."""
-    torch.manual_seed(0)
-    plain = NETWORKS[name].build() if name in NETWORKS else load_model(name)
-    found = {"plain": plain, **{other: copy.deepcopy(plain) for other in MODELS[1:]}}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", EquidialWarning)  # of strides: exactness is not the subject
-        for other in ("soft", "folded"):
-            ed.soften(found[other], ed.SoftEquivarianceConfig(group=recipe.network_group, softness=recipe.softness))
-        ed.fold(found["folded"])
-    x, y = _images(recipe, name, found["plain"])
-    for model in found.values():
-        model.to(recipe.device)
-        training_step(model, torch.optim.SGD(model.parameters(), lr=0.0), x, y)()
-    return found
+class Bench:
+    """Copies of one network: plain, softened, softened and folded, and plain once more; each has taken one step.
 
+    Attributes:
+        models: by name, see ``MODELS``.
+        x, y: one batch of noise, and labels.
+    """
 
-def _images(recipe: Timing, name: str, model: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    pixels, batch = Reader.of(name, recipe.device).pixels, recipe.used("batch")
-    x = torch.randn(batch, 3, pixels, pixels, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        classes = logits_of(model.cpu().eval(), x[:1]).shape[-1]
-    return x.to(recipe.device), (torch.arange(batch) % classes).to(recipe.device)
+    def __init__(self, recipe: Timing, name: str):
+        torch.manual_seed(0)
+        plain = NETWORKS[name].build() if name in NETWORKS else load_model(name)
+        self.recipe = recipe
+        self.models: dict[str, nn.Module] = {other: copy.deepcopy(plain) for other in MODELS}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", EquidialWarning)  # of strides: exactness is not the subject
+            for other in ("soft", "folded"):
+                config = ed.SoftEquivarianceConfig(group=recipe.network_group, softness=recipe.softness)
+                ed.soften(self.models[other], config)
+            ed.fold(self.models["folded"])
+        pixels, batch = Reader.of(name, recipe.device).pixels, recipe.used("batch")
+        self.x = torch.randn(batch, 3, pixels, pixels, generator=torch.Generator().manual_seed(0)).to(recipe.device)
+        self._optimizers: dict[str, torch.optim.Optimizer] = {}
+        for other, model in self.models.items():
+            model.to(recipe.device)
+            # at a rate of 0 every round starts from the same weights
+            self._optimizers[other] = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
+        classes = logits_of(self.models["plain"], self.x[:2]).shape[-1]
+        self.y = (torch.arange(batch) % classes).to(recipe.device)
+        for other in self.models:
+            self.step(other)
 
+    def step(self, name: str) -> None:
+        """Gradients to zero, forwards, backwards, one step of SGD with momentum."""
+        self._optimizers[name].zero_grad()
+        functional.cross_entropy(logits_of(self.models[name], self.x), self.y).backward()
+        self._optimizers[name].step()
 
-def training_step(model: nn.Module, optimizer: torch.optim.Optimizer, x: torch.Tensor, y: torch.Tensor) -> Any:
-    """Gradients to zero, forwards, backwards, one step of the optimizer."""
-    model.train()
-
-    def step() -> float:
-        optimizer.zero_grad()
-        loss = functional.cross_entropy(logits_of(model, x), y)
-        loss.backward()
-        optimizer.step()
-        return float(loss.detach())
-
-    return step
-
-
-def inference_pass(model: nn.Module, x: torch.Tensor) -> Any:
-    """Forwards, in evaluation mode and without gradients."""
-    model.eval()
-
-    def forward() -> float:
+    def forward(self, name: str) -> None:
+        """Forwards, without gradients."""
         with torch.no_grad():
-            return float(logits_of(model, x).sum())
+            logits_of(self.models[name], self.x)
 
-    return forward
-
-
-def steps_and_passes(recipe: Timing, models: Mapping[str, nn.Module], name: str, number: int) -> dict[str, Any]:
-    """Seconds of a training step (SGD with momentum, all weights as they were before) and of a pass, by model."""
-    x, y = _images(recipe, name, models["plain"])
-    models["plain"].to(recipe.device)
-    step, forward, memory = {}, {}, {}
-    for other in _order(MODELS, number):
-        model = models[other]
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
-        with _peak(recipe.device) as peak:
-            step[other], _ = _timed(training_step(model, optimizer, x, y), recipe.device)
-        memory[other] = peak.get("mib")
-        forward[other], _ = _timed(inference_pass(model, x), recipe.device)
-    return {"step": step, "pass": forward, "mib": memory, "batch": len(x), "device": recipe.device}
+    def measure(self, number: int) -> dict[str, Any]:
+        """Seconds a training step, seconds an inference pass, and the rise of memory in a step, by model."""
+        found: dict[str, dict[str, Any]] = {"step": {}, "pass": {}, "mib": {}}
+        device, clock = self.recipe.device, self.recipe.clock
+        for name in _order(MODELS, number):
+            self.models[name].train()
+            with _peak(device) as peak:
+                found["step"][name] = _repeated(lambda name=name: self.step(name), clock, device)
+            found["mib"][name] = peak.get("mib")
+            self.models[name].eval()
+            found["pass"][name] = _repeated(lambda name=name: self.forward(name), clock, device)
+        return {**found, "batch": len(self.x), "device": device}
 
 
-def _order(names: Any, number: int) -> list[str]:
+def _repeated(call: Callable[[], Any], clock: str, device: str) -> float:
+    """Seconds a call, the mean of a few in a row."""
+    return _timed(lambda: [call() for _ in range(_REPEATS)], clock, device)[0] / _REPEATS
+
+
+def _order(names: Sequence[str], number: int) -> list[str]:
     return list(names) if number % 2 == 0 else list(reversed(names))
 
 
-def _timed(call: Callable[[], Any], device: str = "cpu") -> tuple[float, Any]:
+def _timed(call: Callable[[], Any], clock: str, device: str = "cpu") -> tuple[float, Any]:
     """Seconds and result of a call, with the garbage collected before it and left alone during it."""
     wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
+    now = time.perf_counter if clock == "wall" else time.process_time
     gc.collect()
     gc.disable()
     try:
         wait()
-        start = time.perf_counter()
+        start = now()
         result = call()
         wait()
-        return time.perf_counter() - start, result
+        return now() - start, result
     finally:
         gc.enable()
 
