@@ -149,6 +149,7 @@ def run(recipe: Timing, progress: Progress | None = None) -> list[dict[str, Any]
 
     def measure(key: Key) -> dict[str, Any]:
         start = time.perf_counter()
+        gc.collect()  # what earlier rounds left
         if key["part"] == "construction":
             warm(key["group"])
             rivals = [r for r in RIVALS if r != "svd" or key["size"] in recipe.used("dense_sizes")]
@@ -325,10 +326,9 @@ def _order(names: Sequence[str], number: int) -> list[str]:
 
 
 def _timed(call: Callable[[], Any], clock: str, device: str = "cpu") -> tuple[float, Any]:
-    """Seconds and result of a call, with the garbage collected before it and left alone during it."""
+    """Seconds and result of a call, during which no garbage is collected."""
     wait = torch.cuda.synchronize if device.startswith("cuda") else (lambda: None)
     now = time.perf_counter if clock == "wall" else time.process_time
-    gc.collect()
     gc.disable()
     try:
         wait()

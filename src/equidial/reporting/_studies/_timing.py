@@ -70,9 +70,9 @@ _HOW = (
     "and backwards in odd ones; ratios are formed within a round. Nothing is kept from round to round but the imports.",
     "Construction: everything from the group to the first filtered weight, in float64, of the exact filter of maps",
     "from n x n to n x n pixels. The Schur form and the SVD get their generator for nothing; it is ours, and what it",
-    "takes stands beside. Difference: the largest ||W - W_ours|| / ||W_0|| over rounds, W_0 the weight before. Memory of the",
-    "SVD: its matrix, 8 n^8 bytes, and the largest rise of resident memory over rounds, which does not count what an",
-    "earlier call left to be used again.",
+    "takes stands beside. Difference: the largest ||W - W_ours|| / ||W_0|| over rounds, W_0 the weight before. Memory",
+    "of the SVD: its matrix, 8 n^8 bytes, and the largest rise of resident memory over rounds, which does not count",
+    "what an earlier call left to be used again.",
 )
 
 
@@ -163,11 +163,8 @@ def _construction(group: str, records: Records) -> list[str]:
         lines.append("| " + " | ".join(cells) + " |")
     law = _law(records, group)
     if law is not None:
-        lines += [
-            "",
-            f"The SVD grows as n^({law.exponent:.1f} ± {law.error:.1f}), fitted on a log scale to the medians",
-        ]
-        lines += [f"at n = {', '.join(map(str, law.sizes))}, those of {_FIXED:g} s or more; in theory n^12, and fixed"]
+        lines += ["", f"The SVD grows as n^({law.exponent:.1f} ± {law.error:.1f}), fitted on a log scale to medians at"]
+        lines += [f"n = {', '.join(map(str, law.sizes))}, those of {_FIXED:g} s or more; in theory n^12, and fixed"]
         lines += ["costs flatten the line, in favour of the SVD. **Extrapolated, not run** (95 % prediction interval,"]
         lines += ["if the law goes on):", ""]
         for n, found in ours.items():
@@ -191,17 +188,10 @@ def _networks(records: Records) -> list[str]:
             cells = [quartiles(_relative(found, part, model)) for model in MODELS[1:]]
             lines.append(f"| {name}, {_PARTS[part]} | {found[0]['batch']} | {plain} | {' | '.join(cells)} |")
     devices = ", ".join(dict.fromkeys(r["device"] for found in rows.values() for r in found))
-    lines += [
-        "",
-        f"Device: {devices}. The noise: a second copy of the plain network over the first. Seconds are means of",
-    ]
-    lines += [
-        "three in a row. A step is forwards, backwards and SGD with momentum, in training mode; a pass is forwards"
-    ]
-    lines += [
-        "in evaluation mode, without gradients, where a softened network filters its weights anew: fold it before"
-    ]
-    lines += ["it is used. Folded networks are the plain ones with other weights.", ""]
+    lines += ["", f"Device: {devices}. The noise: a second copy of the plain network over the first. Seconds are means"]
+    lines += ["of three in a row. A step is forwards, backwards and SGD with momentum, in training mode; a pass is"]
+    lines += ["forwards in evaluation mode, without gradients, where a softened network filters its weights anew: fold"]
+    lines += ["it before it is used. Folded networks are the plain ones with other weights.", ""]
     if any(r["device"] != "cpu" for found in rows.values() for r in found):
         lines += ["| network | memory of a step, MiB: plain | softened |", "|---|---|---|"]
         for (*_, name), found in rows.items():
