@@ -28,8 +28,7 @@ from equidial.representations import Pixels
 
 @pytest.fixture
 def brief(tmp_path: Path) -> Timing:
-    sizes = (2, 3, 4)
-    return Timing(tmp_path / "run", sizes=(*sizes, 5), dense_sizes=sizes, networks=("cct",), batch=2, rounds=2)
+    return Timing(tmp_path / "run", sizes=(2, 3, 4), dense_sizes=(2, 3), networks=("cct",), batch=2, rounds=2)
 
 
 @pytest.mark.parametrize("group", ["SO2", "C4"])
@@ -85,14 +84,14 @@ def test_a_power_law_is_found_again() -> None:
 
 def test_the_timing_study_measures_once_and_writes_its_page(brief: Timing, capsys: pytest.CaptureFixture[str]) -> None:
     threads = torch.get_num_threads()
-    options = ["--sizes", "2", "3", "4", "5", "--dense-sizes", "2", "3", "4", "--networks", "cct"]
+    options = ["--sizes", "2", "3", "4", "--dense-sizes", "2", "3", "--networks", "cct"]
     command = ["reproduce", "timing", "--output", str(brief.output), *options, "--batch", "2", "--rounds", "2"]
     assert main(command) == 0
     records = study_records(brief.output)
     assert torch.get_num_threads() == threads
     built = [r for r in records if r["part"] == "construction"]
-    assert len(built) == 2 * 2 * 4
-    assert all(("svd" in r["build"]) == (r["size"] < 5) for r in built)
+    assert len(built) == 2 * 2 * 3
+    assert all(("svd" in r["build"]) == (r["size"] < 4) for r in built)
     assert max(value for r in built for value in r["difference"].values()) < 1e-10
     networks = [r for r in records if r["part"] == "network"]
     assert len(networks) == 2
@@ -122,12 +121,12 @@ def test_the_page_says_where_ours_is_slower_and_what_is_extrapolated(tmp_path: P
     assert "the Schur form takes 0.500 times our time at 3x3 (0.750 to 0.750 with its generator)" in page
     assert "grows as n^(12.0 ± 0.0)" in page
     extrapolated = page[page.index("**Extrapolated, not run**") :]
-    assert f"* 14 x 14: {1e-7 * 14**12:,.0f} s" in extrapolated
+    assert f"* 14 x 14: {1e-7 * 14**12:.1e} s" in extrapolated
     assert "890 s" in extrapolated
 
 
 def test_one_process_measures_at_a_time(brief: Timing, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = replace(brief, groups=("C4",), sizes=(2,), dense_sizes=(2,), rounds=4)
+    recipe = replace(brief, groups=("C4",), sizes=(2,), dense_sizes=(2,))
     inside, together, real = threading.Lock(), [], timing.construction
 
     def alone(*arguments: Any) -> dict[str, Any]:
@@ -144,7 +143,7 @@ def test_one_process_measures_at_a_time(brief: Timing, monkeypatch: pytest.Monke
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(timing.run, [recipe, recipe])
     assert one == other
-    assert len(study_records(recipe.output)) == len(one) == 8
+    assert len(study_records(recipe.output)) == len(one) == 4
     assert not any(together)
 
 
@@ -238,11 +237,9 @@ def test_scores_tell_lost_corners_from_what_the_network_loses() -> None:
 
 
 def test_the_study_of_large_angles_tunes_runs_and_writes_its_page(tiny: LargeAngles) -> None:
-    recipe = replace(
-        tiny, softness=(0.5, 0.9), learning_rates=(1e-3, 3e-3), groups=("SO2", "C8"), methods=("strict", "soft")
-    )
+    recipe = replace(tiny, softness=(0.2, 0.9), groups=("SO2", "C8"), methods=("soft",))
     records = large_angles.run(recipe)
-    assert len(records) == 2 * (2 + 2) + 2 * 2
+    assert len(records) == 2 * 2 + 2
     best = large_angles.chosen(records)
     for (group, method), key in best.items():
         own = [r for r in records if (r["group"], r["method"]) == (group, method)]
@@ -250,7 +247,8 @@ def test_the_study_of_large_angles_tunes_runs_and_writes_its_page(tiny: LargeAng
         assert tuned[key["softness"], key["learning_rate"]] == max(tuned.values())
         (other,) = [r for r in own if r["seed"] == 1]
         assert (other["softness"], other["learning_rate"]) == (key["softness"], key["learning_rate"])
-        assert all((r["bound"] < 1e-6) == (method == "strict") for r in own)
+        bounds = {r["softness"]: r["bound"] for r in own}
+        assert 0 < bounds[0.2] < bounds[0.9]
     page = write_study(recipe.output).read_text()
     assert page.index("**Performance drops") < page.index("## SO2, whole images") < page.index("## C8, whole images")
     assert "images masked by the inscribed disc" in page
