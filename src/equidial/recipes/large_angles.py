@@ -60,7 +60,7 @@ class _Sizes:
 
 
 SCALES = {
-    "small": _Sizes("resnet20", 4000, 400, 600, Training(3, 64), (1e-3, 3e-3)),
+    "small": _Sizes("resnet20", 4000, 300, 500, Training(3, 64), (1e-3, 3e-3)),
     "paper": _Sizes("hf:facebook/deit-small-patch16-224", None, 5000, None, Training(30, 128), (1e-4, 3e-4)),
 }
 
@@ -76,7 +76,7 @@ class LargeAngles:
     weights: Path | None = None
     """Folder of cifar10_resnet20.safetensors, cifar10_resnet56.safetensors and cifar10_cct_2_3x2.safetensors."""
     scale: Literal["small", "paper"] = "small"
-    """small: resnet20, 4,000 images, 3 epochs, 600 test images. paper: a DeiT at 224 pixels, all images, 30 epochs."""
+    """small: resnet20, 4,000 images, 3 epochs, 500 test images. paper: a DeiT at 224 pixels, all images, 30 epochs."""
     network: str | None = None
     """Out of resnet20, resnet56, cct, hf:NAME_OR_FOLDER, timm:NAME; default: of the scale."""
     groups: tuple[str, ...] = ("SO2",)

@@ -265,7 +265,8 @@ def _figure(records: Records) -> Figure:
     left.xaxis.set_major_formatter("{x:.0f}")
     left.minorticks_off()
     left.grid(alpha=0.25)
-    left.legend(fontsize=7)
+    if _groups(records):
+        left.legend(fontsize=7)
     _draw_ratios(right, records)
     return figure
 
