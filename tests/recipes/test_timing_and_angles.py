@@ -118,7 +118,8 @@ def test_the_page_says_where_ours_is_slower_and_what_is_extrapolated(tmp_path: P
         study.finish(key, {**found, **timing.surroundings(), "seconds": 1.0})
     page = write_study(settings.output).read_text()
     assert page.index("**Ours is slower.**") < page.index("**Ours is faster.**")
-    assert "the Schur form takes 0.500 times our time at 3x3 (0.750 to 0.750 with its generator)" in page
+    assert "the Schur form takes 0.500 times our time at 3x3 (0.750 with its generator)" in page
+    assert "the Schur form takes 4.00 times our time at 4x4, 5x5, 14x14 (4.25 with its generator)" in page
     assert "grows as n^(12.0 ± 0.0)" in page
     extrapolated = page[page.index("**Extrapolated, not run**") :]
     assert f"* 14 x 14: {1e-7 * 14**12:.1e} s" in extrapolated
