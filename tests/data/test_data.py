@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from equidial.data import AUGMENTATIONS, Split, demo_digits, load_images, loader
+from equidial.data import AUGMENTATIONS, Split, demo_digits, hold_out, load_images, loader
 from equidial.errors import EquidialError
 from equidial.groups import C
 
@@ -162,6 +162,23 @@ def test_loaders(augment: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(once, twice, strict=True))
     assert not torch.equal(once[0], other[0])
     assert torch.equal(next(iter(loader(images.test, 100, augment=augment, group=C(4))))[0], plain[0][0])  # type: ignore[arg-type]
+
+
+def test_held_out_images_are_fixed_and_nothing_moves_them() -> None:
+    numbered = _numbered(demo_digits().train)
+    kept, held = hold_out(numbered, 0.1)
+    rows, held_rows = (torch.cat([y for _, y in loader(part, 300)]).flatten().long() for part in (kept, held))
+    assert (len(kept), len(held)) == (1131, 126)
+    assert torch.equal(torch.cat([rows, held_rows]).sort().values, torch.arange(1257)), "each image once"
+    order = torch.randperm(1257, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(held_rows, order[:126].sort().values)
+    torch.manual_seed(5)
+    assert torch.equal(torch.cat([y for _, y in loader(hold_out(numbered, 0.1)[1], 300)]).flatten().long(), held_rows)
+    x, _ = next(iter(loader(held, 126, augment="crop-flip")))
+    assert torch.equal(x, torch.stack([numbered.dataset[int(row)][0] for row in held_rows]))
+    for share, split in ((0.0, numbered), (1.0, numbered), (0.5, hold_out(numbered, 0.0001)[1])):
+        with pytest.raises(EquidialError, match="a share in"):
+            hold_out(split, share)
 
 
 def _numbered(split: Split) -> Split:

@@ -324,6 +324,26 @@ def test_the_dial_of_a_filter_that_depends_on_the_weight() -> None:
     assert fixed.at(2 * weight) is fixed
 
 
+@pytest.mark.parametrize(("beta", "budget"), [(0.0, 0.0), (0.2, 0.0), (0.5, 0.0), (5.0, 0.0), (1e-9, 0.0), (0.0, 0.3)])
+@pytest.mark.parametrize("kept", [0.0, 1e-14, 1.0])
+def test_a_dial_that_is_not_trained_gives_the_same_factors(beta: float, budget: float, kept: float) -> None:
+    """What numpy solves beside what autograd follows: factors, root, first and second derivative."""
+    sigma = torch.tensor([0.0, 0.4, 0.9, 1.3], dtype=torch.float64)
+    found = []
+    for trained in (False, True):
+        energy = torch.tensor([kept, 0.5, 0.2, 0.01], dtype=torch.float64, requires_grad=True)
+        dial = [torch.tensor(v, dtype=torch.float64, requires_grad=trained) for v in (beta, budget)]
+        factors, root = nearest_factors(sigma, energy, *dial)
+        first = second = torch.zeros(4, dtype=torch.float64)
+        if factors.requires_grad:
+            (first,) = torch.autograd.grad(factors.square().sum(), energy, create_graph=True)
+        if first.requires_grad:
+            (second,) = torch.autograd.grad(first.square().sum(), energy)
+        found.append((factors, root, first, second))
+    for fixed, trained in zip(*found, strict=True):
+        torch.testing.assert_close(fixed, trained, rtol=1e-12, atol=1e-12)
+
+
 def test_solver_on_wild_energies() -> None:
     """Energies over six orders of magnitude and many clusters: the bound is met to rounding."""
     generator = torch.Generator().manual_seed(0)

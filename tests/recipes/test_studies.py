@@ -125,12 +125,23 @@ def test_processes_share_the_trainings_of_a_study(tmp_path: Path) -> None:
         return Study(tmp_path / "run", "name", {}).collect(keys, train)
 
     both = threading.Barrier(2)
-    Study(tmp_path / "run", "name", {})
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(work, "ab")
     assert one == other == [{"seed": k, "accuracy": k / 10} for k in range(6)]
     assert sorted(seed for _, seed in done) == list(range(6))
     assert [name for name, _ in done].count("a") == 3
+
+
+def test_a_folder_that_several_processes_make_at_once(tmp_path: Path) -> None:
+    start = threading.Barrier(8)
+
+    def make(place: int) -> dict[str, Any]:
+        start.wait()
+        return json.loads((Study(tmp_path / f"run{place // 8}", "name", {"a": 1}).folder / "config.json").read_text())
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(make, range(80)))
+    assert {(config["recipe"], config["settings"]["a"]) for config in found} == {("name", 1)}
 
 
 def test_what_a_dead_process_had_taken_is_done_by_another(tmp_path: Path) -> None:

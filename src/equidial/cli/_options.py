@@ -28,7 +28,8 @@ class _OnImages(_Model):
     """A model on a set of images."""
 
     data: str
-    """demo | FILE.npz (x_train, y_train, x_test, y_test) | FOLDER (train/<class>/, test/<class>/)."""
+    """demo | FILE.npz (x_train, y_train, x_test, y_test) | FOLDER (train/<class>/, test/<class>/; CIFAR, MNIST as
+    torchvision has them) | hf:NAME_OR_FOLDER (hub, parquet, save_to_disk)."""
     radius: float | None = None
     """Largest group element (radians or pixels); default: all, 30 degrees for SO2."""
     batch_size: int = 128
@@ -85,7 +86,8 @@ class Diagnose(_Model):
     """Find what breaks the symmetry of a network: causes by name, arithmetic, remedies."""
 
     data: str | None = None
-    """demo | FILE.npz | FOLDER; the example is its first test image. Default: noise of --image-size; demo: digits."""
+    """demo | FILE.npz | FOLDER | hf:NAME_OR_FOLDER; the example is its first test image. Default: noise of
+    --image-size; demo: digits."""
     group: str = "C4"
     """C<n>, D<n>, SO2, O2, Flip, FlipUD."""
     config: Path | None = None
@@ -103,7 +105,8 @@ class CertifySampled(_OnImages):
     """Certify a whole network with a confidence, from fresh test images and random group elements."""
 
     data: str
-    """demo | FILE.npz | FOLDER; its test images, which the model must not have been trained or tuned on."""
+    """demo | FILE.npz | FOLDER | hf:NAME_OR_FOLDER; its test images, on which the model must not have been trained or
+    tuned."""
     tau: tuple[float, ...]
     """Thresholds: P(error > tau) is bounded for each; choose them before looking at results."""
     samples: int

@@ -8,7 +8,7 @@ from typing import Any, Literal, Protocol, cast, get_args
 
 import torch
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from equidial.errors import ArgumentError, explain
 from equidial.groups import Group
@@ -56,6 +56,27 @@ class Images:
         """``(channels, h, w)`` of the images."""
         c, h, w = self.test.dataset[0][0].shape
         return c, h, w
+
+
+def held_out_rows(n: int, held: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows that stay and ``held`` rows that are held out of ``n``, int64; drawn once and for all, whatever the seed."""
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(0))
+    return order[held:], order[:held]
+
+
+def hold_out(split: Split, share: float) -> tuple[Split, Split]:
+    """What stays of a split, and a share of it held out for validation, at least one image; each in its order.
+
+    The same images in every process and for every seed. Give the second to :func:`loader` without a seed, so that
+    nothing moves its images. Raises ``ArgumentError`` for a share outside (0, 1) or a split of fewer than two images.
+    """
+    n = len(split)
+    if not 0 < share < 1 or n < 2:
+        raise ArgumentError(explain("a share in (0, 1) of at least two images", f"{share!r} of {n}", "e.g. 0.1"))
+    parts = held_out_rows(n, min(n - 1, max(1, round(n * share))))
+    dataset = cast(Dataset[Any], split.dataset)
+    kept, held = (Split(cast(SizedDataset, Subset(dataset, rows.sort().values.tolist()))) for rows in parts)
+    return kept, held
 
 
 def loader(

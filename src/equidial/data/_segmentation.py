@@ -1,4 +1,4 @@
-"""Images with a class per pixel: CamVid, PASCAL VOC 2012 and ADE20K as their authors pack them."""
+"""Images with a class per pixel: CamVid, PASCAL VOC 2012, ADE20K as their authors pack them, the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
+from equidial.data._hub import is_hub
+from equidial.data._hub_masks import NO_CLASS, hub_masks
 from equidial.errors import ArgumentError, EquidialWarning, FileFormatError, explain
 
 SegmentationPart = Literal["train", "val", "test"]
-IGNORED = 255
+IGNORED = NO_CLASS
 """Label of the pixels that count for nothing."""
 
 _Path = Any
-"""``pathlib.Path``, or ``zipfile.Path`` of the same words."""
+"""``pathlib.Path``, or ``zipfile.Path`` or a cell of a table, of the same words."""
 
 _VOC = (
     "background aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike person "
@@ -35,7 +37,7 @@ class _Layout:
     """How one data set lies on disk.
 
     ``counts``: images of the official parts. ``tops``: folders that may stand around it. ``marks``: what tells it.
-    ``relabel``: of uint8 labels as they are stored. ``checksums``: of :meth:`Segmentations.checksum`, where known.
+    ``void``, ``reduce_labels``: as those of :class:`Segmentations`. ``checksums``: of its ``checksum``, where known.
     """
 
     name: str
@@ -45,7 +47,8 @@ class _Layout:
     tops: tuple[str, ...]
     marks: tuple[str, ...]
     pairs: Callable[[_Path, str], list[tuple[_Path, _Path]]]
-    relabel: Callable[[np.ndarray], np.ndarray]
+    void: int | None = NO_CLASS
+    reduce_labels: bool = False
     checksums: dict[str, str] = field(default_factory=dict)
 
 
@@ -56,12 +59,14 @@ class Segmentations:
     ``found[i]``: the image, uint8 ``[3, h, w]``, and its mask, uint8 ``[h, w]``, classes from 0, 255 for no class.
 
     Attributes:
-        name, part: ``"camvid"``, ``"voc"`` or ``"ade20k"``; ``"train"``, ``"val"`` or ``"test"``.
+        name, part: ``"camvid"``, ``"voc"``, ``"ade20k"`` or that of the hub; ``"train"``, ``"val"`` or ``"test"``.
         classes: their names.
         files: pairs of an image and its mask, in the order of the names, or of the list of the data set.
         official: how many images the part has in full.
         size: images (bilinear) and masks (nearest) are resized to ``size x size``; ``None``: as they are.
         known_checksum: what :meth:`checksum` should give, where that is known.
+        void: the label, as stored, of pixels of no class; ``None``: no label.
+        reduce_labels: 0, as stored, is no class, and the others are moved down by one (ADE20K).
     """
 
     name: str
@@ -71,6 +76,8 @@ class Segmentations:
     official: int
     size: int | None = None
     known_checksum: str | None = None
+    void: int | None = NO_CLASS
+    reduce_labels: bool = False
 
     def __len__(self) -> int:
         return len(self.files)
@@ -122,40 +129,54 @@ class Segmentations:
             raise FileFormatError(
                 explain(f"a mask of one byte a pixel: {path}", f"{stored.dtype} of shape {stored.shape}", _AS_IT_IS)
             )
-        labels = _LAYOUTS[self.name].relabel(stored)
+        labels = stored - np.uint8(1) if self.reduce_labels else stored  # 0 becomes 255
+        labels = labels if self.void is None else np.where(stored == self.void, np.uint8(IGNORED), labels)
         outside = (labels >= len(self.classes)) & (labels != IGNORED)
         if outside.any():
-            raise FileFormatError(
-                explain(
-                    f"classes 0..{len(self.classes) - 1} of {self.name} in {path}", f"{labels[outside][0]}", _AS_IT_IS
-                )
-            )
+            wanted = f"classes 0..{len(self.classes) - 1} of {self.name} in {path}"
+            todo = _AS_IT_IS if self.name in _LAYOUTS else _OPTIONS
+            raise FileFormatError(explain(wanted, f"{labels[outside][0]}", todo))
         return labels
 
 
 _AS_IT_IS = "take the data set as its authors pack it"
+_OPTIONS = (
+    "add ?reduce_labels=1 where 0 is no class, ?void=N for another label of no class, ?classes=N for their number"
+)
 
 
 def load_segmentation(source: str | Path, part: SegmentationPart, size: int | None = None) -> Segmentations:
-    """CamVid, PASCAL VOC 2012 or ADE20K from a folder, or a ``.zip`` file that holds one; the layout tells which.
+    """CamVid, PASCAL VOC 2012 or ADE20K from a folder, or a ``.zip`` file of it; or a data set of the Hugging Face hub.
 
     * CamVid (the SegNet selection): ``{train,val,test}/*`` and ``{train,val,test}annot/*.png``, 11 is no class.
     * VOC: ``VOCdevkit/VOC2012`` with ``ImageSets/Segmentation/{train,val}.txt``, ``JPEGImages/*.jpg`` and
       ``SegmentationClass/*.png``; 255 is no class. Class 0 is the background.
     * ADE20K: ``ADEChallengeData2016`` with ``images/{training,validation}/*.jpg`` and ``annotations/`` alike; 0 is no
       class, the others are moved down by one.
+    * ``hf:NAME_OR_FOLDER[?option=value&...]``: a set of the hub, or a folder that holds one (parquet files,
+      ``save_to_disk``), with two columns of type Image, that of the masks named mask, annotation, label or the like.
+      Classes: the option ``classes``, their number, else those of ``id2label.json`` beside the data, else as many as
+      the training masks have (reads them all). Labels: ``void`` (255) is no class; with ``reduce_labels=1`` 0 is no
+      class, too, and the others are moved down by one. Further options: ``config``, ``revision``, ``image``, ``mask``,
+      ``train``, ``val``, ``test``: names of columns and splits.
 
     VOC and ADE20K publish no masks for ``"test"``; papers test on ``"val"``.
 
     Warns (``EquidialWarning``) where another number of images is found than the part has in full. Raises
     ``ArgumentError`` for a path that holds none of these, with where to get them, and for a part that has no masks;
     ``FileFormatError`` for an image without its mask, also when a mask of another form is read. Cost: lists names;
-    images are read when asked for.
+    images are read when asked for. For ``hf:``, errors are those of :func:`load_images`.
     """
     if part not in get_args(SegmentationPart):
         raise ArgumentError(explain(f"a part out of {get_args(SegmentationPart)}", repr(part), "e.g. part='val'"))
     if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
         raise ArgumentError(explain("size >= 1 in pixels, or None", repr(size), "e.g. size=193"))
+    if is_hub(str(source)):
+        found = hub_masks(str(source), part, _count_classes)
+        official = len(found.files)
+        return Segmentations(
+            found.name, part, found.classes, found.files, official, size, None, found.void, found.reduce_labels
+        )
     layout, root = _recognised(Path(source))
     if part not in layout.counts:
         raise ArgumentError(
@@ -176,11 +197,25 @@ def load_segmentation(source: str | Path, part: SegmentationPart, size: int | No
             stacklevel=2,
         )
     known = layout.checksums.get(part)
-    return Segmentations(layout.name, part, layout.classes, tuple(files), expected, size, known)
+    return Segmentations(
+        layout.name, part, layout.classes, tuple(files), expected, size, known, layout.void, layout.reduce_labels
+    )
+
+
+def _count_classes(files: Sequence[tuple[_Path, _Path]], void: int, reduce_labels: bool) -> int:
+    """As many as the masks have: the largest label and one."""
+    every = tuple(str(i) for i in range(IGNORED))
+    masks = Segmentations("masks", "train", every, tuple(files), len(files), None, None, void, reduce_labels)
+    most = -1
+    for _, file in masks.files:
+        labels = masks._labels(file)
+        most = max(most, int(labels[labels != IGNORED].max(initial=0)))
+    return most + 1
 
 
 def _recognised(source: Path) -> tuple[_Layout, _Path]:
     wanted = "a folder (or its .zip) of " + "; ".join(layout.where for layout in _LAYOUTS.values())
+    wanted += "; or hf:NAME_OR_FOLDER"
     if source.is_dir():
         root: _Path = source
     elif source.is_file() and zipfile.is_zipfile(source):
@@ -224,10 +259,6 @@ def _ade_pairs(root: _Path, part: str) -> list[tuple[_Path, _Path]]:
     return [(image, root / f"annotations/{folder}/{_stem(image)}.png") for image in _images(root / f"images/{folder}")]
 
 
-def _camvid_labels(stored: np.ndarray) -> np.ndarray:
-    return np.where(stored == 11, IGNORED, stored).astype(np.uint8)
-
-
 _LAYOUTS = {
     layout.name: layout
     for layout in (
@@ -239,8 +270,8 @@ _LAYOUTS = {
             ("", "CamVid/"),
             ("trainannot", "testannot"),
             _camvid_pairs,
-            _camvid_labels,
-            {
+            void=11,
+            checksums={
                 "train": "a45fa867df215844805a5a4983128da320f8455aa7c27fe8fbac178ec17725b0",
                 "val": "f34f6f4560014a10c9c0fa30b4dad5f142f0eb63c7591ad9294579d8e9605e0d",
                 "test": "a4018c25cfbca299b3034aea81198db2b73b2f571f4404d6bd2ecb07d9b6eb6c",
@@ -254,7 +285,6 @@ _LAYOUTS = {
             ("", "VOCdevkit/VOC2012/", "VOC2012/"),
             ("ImageSets/Segmentation", "SegmentationClass"),
             _voc_pairs,
-            lambda stored: stored,
         ),
         _Layout(
             "ade20k",
@@ -264,7 +294,8 @@ _LAYOUTS = {
             ("", "ADEChallengeData2016/"),
             ("images/training", "annotations/training"),
             _ade_pairs,
-            lambda stored: stored - np.uint8(1),
+            void=None,
+            reduce_labels=True,
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Where images come from: ``FILE.npz``, a folder of class folders, or ``demo``."""
+"""Where images come from: ``FILE.npz``, folders as torchvision or Hugging Face lay them out, the hub, ``demo``."""
 
 from __future__ import annotations
 
@@ -9,18 +9,20 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch.nn import functional
-from torch.utils.data import Dataset, TensorDataset
+from torch.utils.data import TensorDataset
 
+from equidial.data._hub import is_hub
+from equidial.data._hub_images import hub_images
 from equidial.data._images import Images, Split
+from equidial.data._reading import array_split, image_folder
+from equidial.data._torchvision import torchvision_images
 from equidial.errors import ArgumentError, FileFormatError, explain
 
 DEMO_SIZE = 16
 """Side of the demo's digits: the 8 x 8 scans of scikit-learn, resampled."""
 
 _NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
-_IMAGE_ENDINGS = {".png", ".jpg", ".jpeg", ".bmp", ".webp"}
 _NO_CLASS = 255  # of a mask
-_TEST_NAMES = ("test", "val", "validation")
 
 
 def load_images(
@@ -31,26 +33,43 @@ def load_images(
     std: Sequence[float] = (0.5,),
     masks: bool = False,
 ) -> Images:
-    """Images from ``demo``, an ``.npz`` file or a folder, scaled to [0, 1], resized and normalised.
+    """Labelled images, scaled to [0, 1], resized to ``size x size`` pixels (bilinear) and normalised.
 
-    An ``.npz`` file holds ``x_train [n, h, w(, c)]`` (uint8), ``y_train``, ``x_test``, ``y_test``. A folder holds
-    ``train/<class>/*.png`` and ``test/`` (or ``val/``) alike. ``size`` resizes to ``size x size`` pixels (bilinear, for
-    folders after a centre crop to a square). The demo is normalised its own way. ``masks``: an ``.npz`` file whose
+    * ``demo``: :func:`demo_digits`, normalised its own way.
+    * ``FILE.npz``: ``x_train [n, h, w(, c)]`` (uint8), ``y_train``, ``x_test``, ``y_test``.
+    * A folder: ``train/<class>/*.png`` and ``test/`` (or ``val/``) alike; ``cifar-10-batches-py``,
+      ``cifar-100-python``, ``MNIST/raw`` (also Fashion-MNIST and KMNIST), or the folder around one of them.
+    * ``hf:NAME_OR_FOLDER[?option=value&...]``: a data set of the Hugging Face hub, or a folder that holds one: parquet
+      files, class folders, ``save_to_disk``. The column of images and that of classes are found by their types; of
+      several columns of classes, that with most classes is taken. The split ``test`` is the test where it has labels,
+      else ``validation``, which the name then says. Options: ``config``, ``revision``, ``image``, ``label``, ``train``,
+      ``test``: names of columns and splits. Code of a data set is never run.
+
+    Encoded images (class folders, ``hf:``) are read when asked for, after a centre crop to a square where ``size`` is
+    given; arrays are made ready at once, or one by one where ``size`` enlarges them. ``masks``: an ``.npz`` file whose
     ``y_train`` and ``y_test`` are integer masks ``[n, h, w]``, resized to the nearest label; 255 is no class.
 
-    Raises ``FileFormatError`` for data of another form and ``ArgumentError`` for a path that is not there.
+    Warns (``EquidialWarning``) where the files of CIFAR or MNIST are not the official ones. Raises ``FileFormatError``
+    for data of another form, ``ArgumentError`` for a path that is not there, ``HubError`` where the hub cannot be
+    reached or refuses.
     """
     path = Path(source)
     if masks and path.suffix != ".npz":
         raise ArgumentError(explain("an existing FILE.npz for masks", repr(source), "save images and masks there"))
     if source == "demo":
         return demo_digits()
+    if is_hub(source):
+        return hub_images(source, size, mean, std)
     if path.is_dir():
-        return _from_folder(path, size, mean, std)
+        return torchvision_images(path, size, mean, std) or image_folder(path, size, mean, std)
     if path.suffix == ".npz" and path.is_file():
         return _from_npz(path, size, mean, std, masks)
     raise ArgumentError(
-        explain("data: 'demo', an existing FILE.npz or an existing folder", repr(source), "check the path")
+        explain(
+            "data: 'demo', an existing FILE.npz or an existing folder, or hf:NAME_OR_FOLDER",
+            repr(source),
+            "check the path; docs/data.md says where to get data sets",
+        )
     )
 
 
@@ -69,20 +88,6 @@ def demo_digits() -> Images:
     train, test = train_test_split(np.arange(len(labels)), test_size=0.3, random_state=0, stratify=labels.numpy())
     splits = [Split(TensorDataset(images[rows], labels[rows])) for rows in (np.sort(train), np.sort(test))]
     return Images(splits[0], splits[1], tuple(str(d) for d in range(10)), "digits")
-
-
-def _normalised(x: torch.Tensor, size: int | None, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """``[n, c, h, w]`` in [0, 1] -> resized, ``(x - mean) / std`` per channel."""
-    channels = x.shape[1]
-    for name, values in (("mean", mean), ("std", std)):
-        if len(values) not in (1, channels):
-            raise ArgumentError(
-                explain(f"one or {channels} numbers for {name}", f"{len(values)}", "give one per channel")
-            )
-    if size is not None and x.shape[-2:] != (size, size):
-        x = functional.interpolate(x, size=(size, size), mode="bilinear", align_corners=False, antialias=True)
-    shift, scale = (torch.tensor(list(values), dtype=x.dtype)[:, None, None] for values in (mean, std))
-    return (x - shift) / scale
 
 
 def _from_npz(path: Path, size: int | None, mean: Sequence[float], std: Sequence[float], masks: bool) -> Images:
@@ -109,8 +114,7 @@ def _from_npz(path: Path, size: int | None, mean: Sequence[float], std: Sequence
             raise FileFormatError(
                 explain(f"x_{part} of shape [n, h, w] or [n, h, w, 1 or 3]", str(tuple(x.shape)), "move the axes")
             )
-        x = (x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)).float()
-        x = x / 255 if arrays[f"x_{part}"].dtype == np.uint8 else x
+        x = x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
         y = torch.from_numpy(np.asarray(arrays[f"y_{part}"]))
         y = _masks(part, x, y, size) if masks else y.long().flatten()
         if len(x) != len(y):
@@ -118,7 +122,7 @@ def _from_npz(path: Path, size: int | None, mean: Sequence[float], std: Sequence
         splits.append((x, y))
     labels = [y[y != _NO_CLASS] if masks else y for _, y in splits]
     classes = max((int(y.max()) for y in labels if y.numel()), default=0) + 1
-    made = [Split(TensorDataset(_normalised(x, size, mean, std), y)) for x, y in splits]
+    made = [array_split(x, y, size, mean, std) for x, y in splits]
     return Images(made[0], made[1], tuple(str(i) for i in range(classes)), path.stem)
 
 
@@ -131,52 +135,3 @@ def _masks(part: str, x: torch.Tensor, y: torch.Tensor, size: int | None) -> tor
     if size is None:
         return y.long()
     return functional.interpolate(y[:, None].double(), size=(size, size), mode="nearest-exact")[:, 0].long()
-
-
-class _Folder(Dataset[tuple[torch.Tensor, int]]):
-    """Images of class folders, read when asked for."""
-
-    def __init__(
-        self, root: Path, classes: Sequence[str], size: int | None, mean: Sequence[float], std: Sequence[float]
-    ):
-        self.size, self.mean, self.std = size, mean, std
-        self.items = [
-            (file, label)
-            for label, name in enumerate(classes)
-            for file in sorted((root / name).glob("*"))
-            if file.suffix.lower() in _IMAGE_ENDINGS
-        ]
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, int]:
-        from PIL import Image
-
-        file, label = self.items[index]
-        with Image.open(file) as image:
-            pixels = np.asarray(image.convert("RGB"))
-        x = torch.from_numpy(pixels.copy()).permute(2, 0, 1).float() / 255
-        if self.size is not None:
-            side = min(x.shape[-2:])
-            top, left = ((n - side) // 2 for n in x.shape[-2:])
-            x = x[:, top : top + side, left : left + side]
-        return _normalised(x[None], self.size, self.mean, self.std)[0], label
-
-
-def _from_folder(path: Path, size: int | None, mean: Sequence[float], std: Sequence[float]) -> Images:
-    train = path / "train"
-    test = next((path / name for name in _TEST_NAMES if (path / name).is_dir()), None)
-    if not train.is_dir() or test is None:
-        raise FileFormatError(
-            explain(
-                "a folder with train/<class>/ and test/<class>/ (or val/)",
-                f"{path} with {sorted(p.name for p in path.iterdir())[:6]}",
-                "arrange the images so",
-            )
-        )
-    classes = tuple(sorted(p.name for p in train.iterdir() if p.is_dir()))
-    splits = [_Folder(root, classes, size, mean, std) for root in (train, test)]
-    if not classes or not all(len(split) for split in splits):
-        raise FileFormatError(explain("images in every split", f"none in {path}", f"put {_IMAGE_ENDINGS} files there"))
-    return Images(Split(splits[0]), Split(splits[1]), classes, path.name)

@@ -26,6 +26,7 @@ import numpy
 import torch
 
 from equidial.errors import StateError, explain
+from equidial.filters._products import runs_on_cpu
 
 GAIN_CAP = 1000.0
 """Largest amplification of a component below ``beta``."""
@@ -122,6 +123,15 @@ def nearest_factors(
     gradient of the weight. ``beta``, ``budget``: scalars. The gradient through ``mu`` is that of the implicit
     function, exact to first order: one Newton step from the solved root, taken with autograd.
     """
+    if runs_on_cpu(energy) and not (beta.requires_grad or budget.requires_grad):
+        factors, root, *_ = _Factors.apply(sigma, energy, beta, budget)
+        return factors, root
+    return _nearest_factors(sigma, energy, beta, budget)
+
+
+def _nearest_factors(
+    sigma: torch.Tensor, energy: torch.Tensor, beta: torch.Tensor, budget: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
     work = torch.float64 if energy.device.type != "mps" else torch.float32
     beta, budget = beta.to(energy.device, work), budget.to(energy.device, work)
     a = sigma.to(work) ** 2 - (beta * (1 - SHRINK)) ** 2
@@ -151,6 +161,52 @@ def nearest_factors(
         kept = kept + _opened_at_zero(sigma.to(work), e.detach(), beta, budget / scale.sqrt())
     factors = torch.where(strict, kept, factors)
     return factors.to(sigma.dtype), root
+
+
+class _Factors(torch.autograd.Function):
+    """:func:`nearest_factors` for a dial that is not trained, with numpy: a few numbers, at a third of the time."""
+
+    @staticmethod
+    def forward(
+        sigma: torch.Tensor, energy: torch.Tensor, beta: torch.Tensor, budget: torch.Tensor
+    ) -> tuple[torch.Tensor, ...]:
+        """Factors, the root, and the derivatives of the factors by it, and of it by the energies."""
+        s, e = sigma.double().numpy(), energy.detach().double().numpy()
+        b, absolute = float(beta), float(budget)
+        a = s**2 - (b * (1 - SHRINK)) ** 2
+        scale = float(e.sum())
+        scale = scale if scale > 0 else 1.0
+        e, limit = e / scale, numpy.float64(absolute * (1 - SHRINK) / math.sqrt(scale))
+        with numpy.errstate(all="ignore"):
+            root = float(_root(numpy, a, e, limit, True))
+        by_root = by_energy = numpy.zeros_like(a)
+        if b == 0 and absolute == 0:
+            factors = (s == 0).astype(a.dtype)
+        elif not math.isfinite(root):
+            factors = (a < 0).astype(a.dtype)
+        else:
+            raw = 1 + root * a
+            capped = raw < 1 / GAIN_CAP
+            factors = 1 / numpy.where(capped, 1 / GAIN_CAP, raw)
+            slope = -2 * float((a**2 * e * factors**3)[~capped].sum())
+            if root > 0 and slope < 0:
+                by_root = numpy.where(capped, 0.0, -a * factors**2)
+                by_energy = -a * factors**2 / (slope * scale)
+        derivatives = (torch.from_numpy(x).to(energy.dtype) for x in (by_root, by_energy))
+        return torch.from_numpy(factors).to(sigma.dtype), torch.tensor(root, dtype=torch.float64), *derivatives
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, ...]) -> None:
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*inputs, *output[2:])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        sigma, energy, beta, budget, by_root, by_energy = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the derivative is to be differentiated
+            factors, _ = _nearest_factors(sigma, energy, beta, budget)
+            return None, torch.autograd.grad(factors, energy, grads[0], create_graph=True)[0], None, None
+        return None, torch.dot(grads[0].to(by_root.dtype), by_root) * by_energy, None, None
 
 
 def _opened_at_zero(

@@ -209,6 +209,14 @@ def two_sided_coefficients(
     return basis_out.to_complex(right.mT.conj(), tensors_out).conj().mT
 
 
+_WHOLE = 1 << 22
+"""Multiplications up to which two products with whole matrices cost less than many with the blocks of sums."""
+
+
+def _pieces(basis: Eigenbasis) -> int:
+    return sum(copies for copies, _ in basis.blocks)
+
+
 class TwoSidedSpectrum(Spectrum):
     """Unitary eigenbases on both sides: ``F(W) = U_Y (M o (U_Y^* W U_X)) U_X^*`` (theory 2)."""
 
@@ -223,6 +231,9 @@ class TwoSidedSpectrum(Spectrum):
         index: torch.Tensor,
     ):
         super().__init__(constraint, values, torch.bincount(index.flatten(), minlength=len(values)).tolist())
+        d_out, d_in = index.shape
+        if max(_pieces(basis_in), _pieces(basis_out)) > 1 and d_out * d_in * (d_out + d_in) <= _WHOLE:
+            basis_in, basis_out = basis_in.whole(), basis_out.whole()
         self.basis_in, self.basis_out, self.index = basis_in, basis_out, index
         self._counts = [[len(tensors) for tensors in basis.tensors()] for basis in (basis_in, basis_out)]
 

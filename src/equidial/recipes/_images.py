@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -35,9 +34,12 @@ def seeded(*seed: int) -> Iterator[None]:
 
 
 class ImageFiles(Dataset[tuple[torch.Tensor, int]]):
-    """Files with their labels, each transformed under the seed ``(seed, epoch, place)``: the same with any workers."""
+    """Files with their labels, each transformed under the seed ``(seed, epoch, place)``: the same with any workers.
 
-    def __init__(self, items: Sequence[tuple[Path, int]], transform: Transform, seed: int):
+    ``items``: those of a split of class folders or of the hub: what has ``open("rb")``, and a label.
+    """
+
+    def __init__(self, items: Sequence[tuple[Any, int]], transform: Transform, seed: int):
         self.items, self.transform, self.seed, self.epoch = items, transform, seed, 0
 
     def __len__(self) -> int:
@@ -47,7 +49,7 @@ class ImageFiles(Dataset[tuple[torch.Tensor, int]]):
         from PIL import Image
 
         file, label = self.items[index]
-        with Image.open(file) as image, seeded(self.seed, self.epoch, index):
+        with file.open("rb") as stream, Image.open(stream) as image, seeded(self.seed, self.epoch, index):
             return self.transform(image.convert("RGB")), label
 
     def feed(

@@ -73,23 +73,25 @@ class Study:
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]):
         self.folder, self.log = folder, folder / _LOG
         wanted = json.loads(json.dumps({"recipe": name, "settings": dict(settings)}, default=str))
-        config = folder / "config.json"
-        if config.is_file():
-            found = json.loads(config.read_text())
-            if {k: found.get(k) for k in wanted} != wanted:
-                raise ArgumentError(
-                    explain(
-                        f"a new folder, or that of this very study ({name} with the same settings)",
-                        f"{folder}, which holds {found.get('recipe', 'another run')} with other settings",
-                        "choose another --output, or the settings of its config.json",
-                    )
-                )
-        elif folder.exists() and any(folder.iterdir()):
+        config, lock = folder / "config.json", folder / "config.lock"
+        # listed before the question whether it is a study: another process may be making it now
+        strange = folder.exists() and any(file.stem != config.stem for file in folder.iterdir())
+        if strange and not config.is_file():
             raise ArgumentError(explain("a new or empty folder", f"{folder}, which holds files", "choose --output"))
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            about = {"equidial": ed.__version__, "torch": torch.__version__, "python": platform.python_version()}
-            _write(config, json.dumps(wanted | {"made_with": about}, indent=2) + "\n")
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(lock):
+            if not config.is_file():
+                about = {"equidial": ed.__version__, "torch": torch.__version__, "python": platform.python_version()}
+                _write(config, json.dumps(wanted | {"made_with": about}, indent=2) + "\n")
+            found = json.loads(config.read_text())
+        if {k: found.get(k) for k in wanted} != wanted:
+            raise ArgumentError(
+                explain(
+                    f"a new folder, or that of this very study ({name} with the same settings)",
+                    f"{folder}, which holds {found.get('recipe', 'another run')} with other settings",
+                    "choose another --output, or the settings of its config.json",
+                )
+            )
 
     def collect(
         self, keys: Sequence[Key], train: Callable[[Key], Mapping[str, Any]], progress: Progress | None = None

@@ -40,7 +40,8 @@ class Adapt:
     model: str
     """demo | hf:NAME_OR_FOLDER | timm:NAME | FILE.py:function (runs the code of that file)."""
     data: str
-    """demo | FILE.npz (x_train, y_train, x_test, y_test) | FOLDER (train/<class>/, test/<class>/)."""
+    """demo | FILE.npz (x_train, y_train, x_test, y_test) | FOLDER (train/<class>/, test/<class>/; CIFAR, MNIST as
+    torchvision has them) | hf:NAME_OR_FOLDER (hub, parquet, save_to_disk)."""
     output: Path
     """Folder of the run; must not hold another run."""
     weights: Path | None = None

@@ -84,7 +84,8 @@ class Cifar:
     """CIFAR: untouched fine-tuning, augmentation, a penalty, the dial, and the dial with augmentation, tuned alike."""
 
     data: str
-    """FILE.npz (x_train [n, 32, 32, 3] uint8, y_train, x_test, y_test) | FOLDER (train/<class>/, test/<class>/)."""
+    """FILE.npz (x_train [n, 32, 32, 3] uint8, ...) | FOLDER (train/<class>/, test/<class>/; cifar-10-batches-py;
+    cifar-100-python) | hf:NAME_OR_FOLDER (uoft-cs/cifar10)."""
     output: Path
     """Folder of the study; the same command on it goes on where it was interrupted."""
     weights: Path | None = None

@@ -24,7 +24,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 
 import equidial as ed
-from equidial.data import Images, load_images
+from equidial.data import Images, held_out_rows, load_images
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.filters import Response
 from equidial.recipes._images import CropFlip, ImageFiles, Moves, timm_moves
@@ -64,7 +64,8 @@ class ImageNet:
     """ImageNet by the paper's schedule: as released, fine-tuned untouched, and fine-tuned softened, alike."""
 
     data: str
-    """FOLDER (train/<class>/*, val/<class>/*); classes in the order of the network's outputs."""
+    """FOLDER (train/<class>/*, val/<class>/*) | hf:ILSVRC/imagenet-1k (after its terms are accepted) |
+    hf:NAME_OR_FOLDER; classes in the order of the network's outputs."""
     output: Path
     """Folder of the study; the same command on it goes on where it was interrupted."""
     model: str = "hf:google/vit-base-patch16-224"
@@ -115,8 +116,8 @@ class ImageNet:
             got = f"{plan.epochs} epochs, rate {plan.learning_rate}, {self.image_size} px, {self.workers} workers"
             raise ArgumentError(explain("at least an epoch, a rate and a pixel, no negative workers", got, "mend it"))
         check_named("moves", [self.moves()], get_args(Moves))
-        if not Path(self.data).is_dir():
-            raise ArgumentError(explain("a folder with train/ and val/", repr(self.data), "check the path"))
+        if not (self.data.startswith("hf:") or Path(self.data).is_dir()):
+            raise ArgumentError(explain("a folder with train/ and val/, or hf:", repr(self.data), "check the path"))
         if self.moves() == "timm":
             timm_moves(self.image_size, self.mean, self.std, 2, 0.0)
 
@@ -149,17 +150,16 @@ class ImageNet:
 @dataclass(frozen=True)
 class _Data:
     images: Images
-    items: list[tuple[Path, int]]
+    items: list[tuple[Any, int]]
     validation: list[int]
 
 
 def load(recipe: ImageNet) -> _Data:
     """The files of training, and the places of the validation images among them before they are taken out."""
     images = load_images(recipe.data, size=recipe.image_size, mean=recipe.mean, std=recipe.std)
-    items: list[tuple[Path, int]] = images.train.dataset.items  # pyright: ignore[reportAttributeAccessIssue]
-    order = torch.randperm(len(items), generator=torch.Generator().manual_seed(0)).tolist()
-    held = min(SCALES[recipe.scale].validation, max(1, len(items) // 5))
-    return _Data(images, [items[i] for i in order[held:]], order[:held])
+    items: list[tuple[Any, int]] = images.train.dataset.items  # pyright: ignore[reportAttributeAccessIssue]
+    kept, held = held_out_rows(len(items), min(SCALES[recipe.scale].validation, max(1, len(items) // 5)))
+    return _Data(images, [items[i] for i in kept.tolist()], held.tolist())
 
 
 def run(recipe: ImageNet, progress: Progress | None = None) -> list[dict[str, Any]]:

@@ -70,7 +70,8 @@ class LargeAngles:
     """Rotations through the whole circle: untouched, augmentation, strict, soft, and soft with augmentation."""
 
     data: str
-    """FILE.npz (x_train [n, 32, 32, 3] uint8, y_train, x_test, y_test) | FOLDER (train/<class>/, test/<class>/)."""
+    """FILE.npz (x_train [n, 32, 32, 3] uint8, ...) | FOLDER (train/<class>/, test/<class>/; cifar-10-batches-py;
+    cifar-100-python) | hf:NAME_OR_FOLDER (uoft-cs/cifar10)."""
     output: Path
     """Folder of the study; the same command on it goes on where it was interrupted."""
     weights: Path | None = None

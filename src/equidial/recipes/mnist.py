@@ -48,7 +48,7 @@ class Mnist:
     """MNIST from scratch: accuracy on turned digits against invariance error, for the dial and for RPP."""
 
     data: str
-    """FILE.npz (x_train [n, 28, 28] uint8, y_train, x_test, y_test) | FOLDER (train/<class>/, test/<class>/)."""
+    """FILE.npz (x_train [n, 28, 28] uint8, ...) | MNIST folder of torchvision | hf:ylecun/mnist | hf:FOLDER."""
     output: Path
     """Folder of the study; the same command on it goes on where it was interrupted."""
     scale: Literal["small", "paper"] = "small"

@@ -18,7 +18,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from equidial.data import load_images
+from equidial.data import held_out_rows, load_images
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.nn import summary
 from equidial.recipes._arrays import Splits, stacked
@@ -87,7 +87,8 @@ class NonstationaryCifar:
     """CIFAR-10 (or images like it): strict, partial, soft and learned rotation equivariance, tuned alike."""
 
     data: str
-    """FILE.npz (x_train [n, 32, 32, 3] uint8, y_train, x_test, y_test) | FOLDER (train/<class>/, test/<class>/)."""
+    """FILE.npz (x_train [n, 32, 32, 3] uint8, ...) | FOLDER (train/<class>/, test/<class>/; cifar-10-batches-py) |
+    hf:NAME_OR_FOLDER (uoft-cs/cifar10)."""
     output: Path
     """Folder of the study; the same command on it goes on where it was interrupted."""
     scale: Literal["small", "paper"] = "small"
@@ -121,9 +122,7 @@ def load(recipe: NonstationaryCifar) -> Splits:
     """All images in memory; the validation images are the same for every seed."""
     images = load_images(recipe.data, size=SCALES[recipe.scale].image, mean=_MEAN, std=_STD)
     (x, y), (x_test, y_test) = stacked(images.train), stacked(images.test)
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(0))
-    held = max(1, round(len(x) * recipe.validation))
-    val, train = order[:held], order[held:]
+    train, val = held_out_rows(len(x), max(1, round(len(x) * recipe.validation)))
     return Splits(x[train], y[train], x[val], y[val], x_test, y_test, images.classes)
 
 

@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn import functional
 
 import equidial as ed
-from equidial.data import SegmentationPart, Segmentations, load_segmentation
+from equidial.data import SegmentationPart, Segmentations, held_out_rows, load_segmentation
 from equidial.data._segmentation import IGNORED
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.filters import check_response
@@ -77,7 +77,8 @@ class SegmentationStudy:
     """CamVid, PASCAL VOC or ADE20K: one pretrained segmentation network, fine-tuned from strict to free."""
 
     data: Path
-    """CamVid, VOCdevkit or ADEChallengeData2016: the folder, or a .zip file of it."""
+    """CamVid, VOCdevkit or ADEChallengeData2016: the folder, or a .zip file of it | hf:NAME_OR_FOLDER with masks and
+    the splits train and validation."""
     output: Path
     """Folder of the study; the same command on it goes on where it was interrupted."""
     weights: Path | None = None
@@ -190,9 +191,8 @@ def _planned(recipe: SegmentationStudy) -> _Plan:
     if train.name == "camvid":
         val, test = part("val"), part("test")
     else:  # the official validation part is what papers test on
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(0)).tolist()
-        held = max(1, round(len(train) * _HELD_OUT))
-        train, val, test = train.subset(sorted(order[held:])), train.subset(sorted(order[:held])), part("val")
+        rows = held_out_rows(len(train), max(1, round(len(train) * _HELD_OUT)))
+        train, val, test = *(train.subset(part.sort().values.tolist()) for part in rows), part("val")
     if test.complete and test.known_checksum not in (None, test.checksum()):
         what = f"the official masks of {test.name} {test.part}"
         warnings.warn(explain(what, "others", "unpack them again for its results"), EquidialWarning, stacklevel=3)

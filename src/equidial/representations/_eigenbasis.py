@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 
 import torch
@@ -75,6 +75,10 @@ class Eigenbasis:
     ) -> torch.Tensor:
         pairs = zip(self.unitaries, tensors, strict=True)
         return map_blocks(x, [(n, u.dim, partial(product(u), tensors=t)) for (n, u), t in pairs])
+
+    def whole(self) -> Eigenbasis:
+        """The same basis as one block, a matrix."""
+        return replace(self, blocks=((1, self.to_dense()),))
 
     def to_dense(self) -> torch.Tensor:
         """``U`` as one matrix, complex128 ``[d, d]``."""
