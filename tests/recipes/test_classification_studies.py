@@ -19,6 +19,7 @@ from equidial.metrics import measured_elements, transform_images
 from equidial.recipes import (
     Cifar,
     Mnist,
+    _pretrained,
     cct,
     cifar,
     load_model,
@@ -145,14 +146,14 @@ def test_an_interrupted_cifar_study_ends_as_an_uninterrupted_one(tiny: Cifar, mo
     command = ["reproduce", "cifar", "--data", recipe.data, "--output", str(recipe.output), *options]
     with pytest.warns(ed.EquidialWarning, match="stride"):
         whole = cifar.run(replace(recipe, output=recipe.output.with_name("whole")))
-    fit, stopped = cifar.fit, []
+    fit, stopped = _pretrained.fit, []
 
     def stop(epoch: int, loss: float) -> None:
         if len(stopped) == 2:
             raise KeyboardInterrupt
         stopped.append(epoch)
 
-    monkeypatch.setattr(cifar, "fit", lambda *arguments: fit(*arguments, on_epoch=stop))
+    monkeypatch.setattr(_pretrained, "fit", lambda *arguments: fit(*arguments, on_epoch=stop))
     assert main(command) == 130  # in the second training, after its first epoch was kept
     monkeypatch.undo()
     assert len(study_records(recipe.output)) == 1

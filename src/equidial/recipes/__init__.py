@@ -7,6 +7,7 @@ from equidial.recipes import (
     cifar,
     imagenet,
     inertia,
+    large_angles,
     lorentz,
     mnist,
     mnist6_180,
@@ -14,6 +15,7 @@ from equidial.recipes import (
     o5,
     segmentation,
     thresholds,
+    timing,
     trajectories,
 )
 from equidial.recipes._cifar_networks import cct, resnet20, resnet56
@@ -27,6 +29,7 @@ from equidial.recipes.cifar import Cifar
 from equidial.recipes.demo import Demo
 from equidial.recipes.imagenet import ImageNet
 from equidial.recipes.inertia import Inertia
+from equidial.recipes.large_angles import LargeAngles
 from equidial.recipes.lorentz import LorentzScattering
 from equidial.recipes.mnist import Mnist
 from equidial.recipes.mnist6_180 import Mnist6180
@@ -34,6 +37,7 @@ from equidial.recipes.nonstationary_cifar import NonstationaryCifar
 from equidial.recipes.o5 import O5
 from equidial.recipes.segmentation import SegmentationStudy
 from equidial.recipes.thresholds import ThresholdStudy
+from equidial.recipes.timing import Timing
 from equidial.recipes.trajectories import TrajectoriesStudy
 
 STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
@@ -48,6 +52,8 @@ STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
     inertia.NAME: (Inertia, inertia.run),
     mnist6_180.NAME: (Mnist6180, mnist6_180.run),
     nonstationary_cifar.NAME: (NonstationaryCifar, nonstationary_cifar.run),
+    large_angles.NAME: (LargeAngles, large_angles.run),
+    timing.NAME: (Timing, timing.run),
 }
 """Studies by the name on the command line: the dataclass of each, and what runs it."""
 
@@ -63,6 +69,7 @@ __all__ = [
     "GroupResNetConfig",
     "ImageNet",
     "Inertia",
+    "LargeAngles",
     "LorentzScattering",
     "Mnist",
     "Mnist6180",
@@ -71,6 +78,7 @@ __all__ = [
     "SegmentationStudy",
     "Study",
     "ThresholdStudy",
+    "Timing",
     "Training",
     "TrajectoriesStudy",
     "TrajectorySizes",

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import equidial as ed
 from equidial.groups import GroupElement
-from equidial.metrics import transform_images
+from equidial.metrics import rotate_bilinear, transform_images
 
 
 def crop_flip(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -46,6 +46,12 @@ def turned(
     for rows, g in drawn(len(x), elements, generator, rest):
         out[rows] = transform_images(x[rows], g)
     return out
+
+
+def spun(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """``[n, c, h, w]``, each image turned by an angle of its own, uniform on the circle; bilinear, zeros outside."""
+    angles = (2 * torch.rand(len(x), generator=generator, dtype=torch.float64) - 1) * torch.pi
+    return torch.stack([rotate_bilinear(image, angle) for image, angle in zip(x, angles.tolist(), strict=True)])
 
 
 def scores(model: nn.Module, batches: Iterable[Any], group: str) -> dict[str, float]:

@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,39 +29,20 @@ from torch.nn import functional
 from torch.utils.data import TensorDataset
 
 import equidial as ed
-from equidial.data import Images, Split, load_images
+from equidial.data import Images, Split
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.filters import Response
 from equidial.metrics import measured_elements
-from equidial.recipes._arrays import Splits, stacked
-from equidial.recipes._cifar_networks import cct, resnet20, resnet56
-from equidial.recipes._models import check_fits, load_model, load_weights
+from equidial.recipes._arrays import Splits
+from equidial.recipes._models import check_fits
 from equidial.recipes._moves import crop_flip, scores, turned
-from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, part_of, spent
+from equidial.recipes._pretrained import Reader, adapted, check_networks, load_splits, logits_of, pretrained
+from equidial.recipes._study import Key, Progress, Study, Training, check_named, part_of, spent
 from equidial.recipes._training import divergence
 
 Method = Literal["untouched", "augmentation", "penalty", "soft", "both"]
 NAME = "cifar"
 RESPONSES: tuple[Response, ...] = ("nearest", "hard", "taper", "exponential")
-_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-_CIFAR = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
-_PIXELS, _PRETRAINED_PIXELS = 32, 224
-_RECALIBRATION = 8  # batches
-
-
-@dataclass(frozen=True)
-class _Small:
-    build: Callable[[], nn.Module]
-    file: str
-    moments: tuple[tuple[float, ...], tuple[float, ...]]  # mean and standard deviation of the inputs
-
-
-NETWORKS = {
-    "resnet20": _Small(resnet20, "cifar10_resnet20.safetensors", _IMAGENET),
-    "resnet56": _Small(resnet56, "cifar10_resnet56.safetensors", _IMAGENET),
-    "cct": _Small(cct, "cifar10_cct_2_3x2.safetensors", _CIFAR),
-}
-"""Small networks, with the file of each in the folder of weights."""
 
 
 @dataclass(frozen=True)
@@ -142,79 +123,22 @@ class Cifar:
         if max(self.softness) >= 1 or (self.epochs is not None and self.epochs < 1):
             got = f"softness={self.softness}, epochs={self.epochs}"
             raise ArgumentError(explain("softness below 1 (1 is untouched) and at least one epoch", got, "mend it"))
-        for name in self.used("networks"):
-            if name in NETWORKS:
-                if self.weights is None or not (self.weights / NETWORKS[name].file).is_file():
-                    raise ArgumentError(
-                        explain(f"{NETWORKS[name].file} in a folder", repr(self.weights), "pass --weights FOLDER")
-                    )
-            elif not name.startswith(("hf:", "timm:")):
-                known = f"{', '.join(NETWORKS)}, hf:NAME_OR_FOLDER, timm:NAME"
-                raise ArgumentError(explain(f"a network out of {known}", repr(name), "name one of them"))
+        check_networks(self.used("networks"), self.weights)
 
     def used(self, name: Literal["networks", "groups"]) -> tuple[str, ...]:
         """Networks or groups, those of the scale where none are named."""
         return getattr(self, name) or getattr(SCALES[self.scale], name)
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Images in [0, 1] as a network reads them."""
-
-    pixels: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    device: str
-
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        shift, scale = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        x = ((x - shift) / scale).to(self.device)
-        if x.shape[-1] == self.pixels:
-            return x
-        return functional.interpolate(x, size=(self.pixels, self.pixels), mode="bilinear", align_corners=False)
-
-    def batches(self, x: torch.Tensor, y: torch.Tensor, size: int = 250) -> Iterator[Any]:
-        """Pairs, one batch at a time."""
-        return ((self(part), labels) for part, labels in zip(x.split(size), y.split(size), strict=True))
-
-
-def reader(recipe: Cifar, name: str) -> _Reader:
-    """What comes before the network of this name."""
-    if name in NETWORKS:
-        return _Reader(_PIXELS, *NETWORKS[name].moments, recipe.device)
-    return _Reader(_PRETRAINED_PIXELS, *_IMAGENET, recipe.device)
-
-
 def network(recipe: Cifar, name: str, classes: int) -> nn.Module:
     """The pretrained network, on the device; with a head drawn anew where its own has other classes."""
-    if name not in NETWORKS:
-        return load_model(name, classes=classes).to(recipe.device)
-    assert recipe.weights is not None
-    model = NETWORKS[name].build()
-    load_weights(model, recipe.weights / NETWORKS[name].file)
-    return model.eval().to(recipe.device)
+    return pretrained(name, recipe.weights, classes, recipe.device)
 
 
 def load(recipe: Cifar) -> Splits:
     """Images in [0, 1], in a fixed random order; every seed and method has the same."""
     sizes = SCALES[recipe.scale]
-    images = load_images(recipe.data, size=_PIXELS, mean=(0.0,), std=(1.0,))
-    parts = []
-    for split in (images.train, images.test):
-        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
-        x, y = stacked(split)
-        parts.append((x[order], y[order]))
-    (x, y), (x_test, y_test) = parts
-    seen = any(name in NETWORKS for name in recipe.used("networks"))
-    x_val, y_val = parts[seen]
-    held = min(sizes.validation, max(1, len(x_val) // 3))
-    x_val, y_val = x_val[:held], y_val[:held]
-    if seen:
-        x_test, y_test = x_test[held:], y_test[held:]
-    else:
-        x, y = x[held:], y[held:]
-    x, y = x[: sizes.images], y[: sizes.images]
-    return Splits(x, y, x_val, y_val, x_test[: sizes.test], y_test[: sizes.test], images.classes)
+    return load_splits(recipe.data, recipe.used("networks"), sizes.images, sizes.validation, sizes.test)
 
 
 def run(recipe: Cifar, progress: Progress | None = None) -> list[dict[str, Any]]:
@@ -304,7 +228,7 @@ def _positions(recipe: Cifar, name: str, data: Splits) -> dict[tuple[str, str], 
     At 0 all responses are one, which is the first's. Raises ``ArgumentError`` for a network that does not read the
     images; tells (``EquidialWarning``) of strides that break a symmetry.
     """
-    model, read = network(recipe, name, len(data.classes)), reader(recipe, name)
+    model, read = network(recipe, name, len(data.classes)), Reader.of(name, recipe.device)
     prepared = Split(TensorDataset(read(data.x_test[:1]), data.y_test[:1]))
     check_fits(model, Images(prepared, prepared, data.classes, name))
     found: dict[tuple[str, str], list[float]] = {}
@@ -335,7 +259,7 @@ def _weights(model: nn.Module, config: ed.SoftEquivarianceConfig) -> list[torch.
 def _train(recipe: Cifar, study: Study, key: Key, data: Splits) -> dict[str, Any]:
     start, sizes, method = time.perf_counter(), SCALES[recipe.scale], key["method"]
     torch.manual_seed(key["seed"])  # of a new head
-    model, read = network(recipe, key["network"], len(data.classes)), reader(recipe, key["network"])
+    model, read = network(recipe, key["network"], len(data.classes)), Reader.of(key["network"], recipe.device)
     rate = sizes.rates[1] if method in ("penalty", "soft", "both") else key["setting"]
     plan = replace(sizes.training, learning_rate=rate, epochs=recipe.epochs or sizes.training.epochs)
     elements = measured_elements(ed.groups.by_name(key["group"]))
@@ -344,25 +268,20 @@ def _train(recipe: Cifar, study: Study, key: Key, data: Splits) -> dict[str, Any
         x, y = crop_flip(read(data.x[rows]), generator), data.y[rows].to(recipe.device)
         if method in ("augmentation", "both"):
             x = turned(x, elements, generator)
-        output = _logits(model, x)
+        output = logits_of(model, x)
         loss = functional.cross_entropy(output, y)
         if method == "penalty":
-            loss = loss + key["setting"] * divergence(_logits(model, turned(x, elements, generator, False)), output)
+            loss = loss + key["setting"] * divergence(logits_of(model, turned(x, elements, generator, False)), output)
         return loss
 
+    history, bound = adapted(model, _config(key), data, read, loss_of, plan, study, key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EquidialWarning)  # of strides: told at the start
-        ed.soften(model, _config(key))
-        size = plan.batch_size
-        ed.recalibrate(model, read.batches(data.x[: _RECALIBRATION * size], data.y[: _RECALIBRATION * size], size))
-        history = fit(model, len(data.x), loss_of, plan, key["seed"], study.checkpoint(key))
-        bound = ed.certify(model).bound
-        ed.fold(model)
         validation = scores(model, read.batches(data.x_val, data.y_val), key["group"])
         test = scores(model, read.batches(data.x_test, data.y_test), key["group"])
     return {
         **test,
-        "bound": float(bound),
+        "bound": bound,
         "validation": validation["cAcc"],
         "learning_rate": rate,
         "images": len(data.x),
@@ -375,8 +294,3 @@ def _config(key: Key) -> ed.SoftEquivarianceConfig:
     if key["response"] is None:
         return ed.SoftEquivarianceConfig(group=key["group"], softness=1.0)
     return ed.SoftEquivarianceConfig(group=key["group"], softness=key["setting"], response=key["response"])
-
-
-def _logits(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    output = model(x)
-    return getattr(output, "logits", output)

@@ -15,16 +15,29 @@ from equidial.recipes import inertia, lorentz, o5, study_records
 from equidial.reporting._studies import (
     _cifar,
     _imagenet,
+    _large_angles,
     _mnist,
     _mnist6_180,
     _nonstationary_cifar,
     _regressions,
     _segmentation,
     _thresholds,
+    _timing,
     _trajectories,
 )
 
-_MODULES = (_mnist, _cifar, _imagenet, _segmentation, _thresholds, _trajectories, _mnist6_180, _nonstationary_cifar)
+_MODULES = (
+    _mnist,
+    _cifar,
+    _large_angles,
+    _imagenet,
+    _segmentation,
+    _thresholds,
+    _trajectories,
+    _mnist6_180,
+    _nonstationary_cifar,
+    _timing,
+)
 _PAGES = {module.PAGE.name: module.PAGE for module in _MODULES}
 _PAGES |= {name: _regressions.page(name) for name in (o5.NAME, lorentz.NAME, inertia.NAME)}
 

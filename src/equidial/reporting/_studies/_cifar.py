@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from equidial.recipes.cifar import NAME, chosen
 from equidial.reporting._runs import Spread
-from equidial.reporting._studies._shared import Page, Point, Records, header, spread, trade_off_figure
+from equidial.reporting._studies._shared import Page, Point, Records, header, is_above, spread, trade_off_figure
 
 _SETTINGS = {"penalty": "lambda {:g}", "soft": "softness {:g}", "both": "softness {:g}"}
 _RIVALS = ("untouched", "augmentation", "penalty")
@@ -111,8 +111,6 @@ def _verdict(records: Records) -> list[str]:
         if not rivals or not soft:
             continue
         best, rival = points[soft[0]], points[rivals[0]]
-        gain = best.accuracy.mean - rival.accuracy.mean
-        margin = (best.accuracy.deviation**2 + rival.accuracy.deviation**2) ** 0.5
         curve = [
             Point.of(rows)
             for responses in _curves(records, network, group).values()
@@ -128,7 +126,7 @@ def _verdict(records: Records) -> list[str]:
             f"some position of the dial beats {', '.join(beaten) or 'no rival'} in cAcc and iErr at once, and of "
             f"{len(curve)} positions {free} are not beaten so by a rival."
         )
-        (helps if gain > margin else fails).append(text)
+        (helps if is_above(best.accuracy, rival.accuracy) else fails).append(text)
     lines = [f"**Softness does not raise cAcc.** {text}\n" for text in fails]
     lines += [f"**Softness raises cAcc.** {text}\n" for text in helps]
     return lines or ["**Under way.**"]

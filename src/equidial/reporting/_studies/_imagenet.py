@@ -8,7 +8,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from equidial.recipes.imagenet import NAME
-from equidial.reporting._studies._shared import Page, Point, Records, header, spread, trade_off_figure
+from equidial.reporting._studies._shared import Page, Point, Records, header, is_above, spread, trade_off_figure
 
 _PAPER = {  # paper A: backbone, rows of Base (as released) and Ours (fine-tuned): Acc, aAcc, cAcc in %, iErr in 1e-2
     "ViT": (("released", "81.67 | 77.29 | 79.40 | 0.36"), ("soft", "82.28 | 80.56 | 81.40 | 0.15")),
@@ -59,9 +59,7 @@ def _verdict(rows: Mapping[tuple[str, float], Records]) -> str:
         return "**Under way.**"
     chosen = max(soft, key=lambda s: sum(r["validation"] for r in soft[s]) / len(soft[s]))
     ours, base = Point.of(soft[chosen]), Point.of(rows["untouched", 1.0])
-    gain = ours.accuracy.mean - base.accuracy.mean
-    margin = (ours.accuracy.deviation**2 + base.accuracy.deviation**2) ** 0.5
-    head = "Softness raises cAcc." if gain > margin else "Softness does not raise cAcc."
+    head = "Softness raises cAcc." if is_above(ours.accuracy, base.accuracy) else "Softness does not raise cAcc."
     text = (
         f"**{head}** Softness {chosen:g}: cAcc {ours.accuracy.show(1, 100)} % at iErr {ours.error.show(4)}; untouched, "
         f"fine-tuned as long: {base.accuracy.show(1, 100)} % at {base.error.show(4)}"

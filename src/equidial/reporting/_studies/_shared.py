@@ -53,6 +53,11 @@ def spread(records: Records, name: str, scale: float, digits: int) -> str:
     return Spread.of([r[name] for r in records]).show(digits, scale)
 
 
+def is_above(one: Spread, other: Spread) -> bool:
+    """Whether the means differ by more than the root of the summed variances over seeds."""
+    return one.mean - other.mean > (one.deviation**2 + other.deviation**2) ** 0.5
+
+
 def sizes(records: Records, name: str) -> str:
     """The mean size of a list of numbers, with least and largest."""
     values = [abs(v) for r in records for v in r[name]]
