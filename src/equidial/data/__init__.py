@@ -1,7 +1,9 @@
-"""Data from disk: images as ``.npz`` files or folders, scikit-learn's digits, segmentations, trajectories."""
+"""Data: images as ``.npz`` files or folders, scikit-learn's digits, segmentations, trajectories, point clouds."""
 
 from equidial.data._images import AUGMENTATIONS, Augmentation, Images, Split, loader
+from equidial.data._points import PointClouds, load_points, read_off, sample_surface, unit_ball
 from equidial.data._segmentation import SegmentationPart, Segmentations, load_segmentation
+from equidial.data._solids import solids
 from equidial.data._sources import DEMO_SIZE, demo_digits, load_images
 from equidial.data._trajectories import SCENES, Trajectories, load_trajectories
 
@@ -11,13 +13,19 @@ __all__ = [
     "SCENES",
     "Augmentation",
     "Images",
+    "PointClouds",
     "SegmentationPart",
     "Segmentations",
     "Split",
     "Trajectories",
     "demo_digits",
     "load_images",
+    "load_points",
     "load_segmentation",
     "load_trajectories",
     "loader",
+    "read_off",
+    "sample_surface",
+    "solids",
+    "unit_ball",
 ]
