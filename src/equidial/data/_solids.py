@@ -35,7 +35,7 @@ def solids(
         got = f"train={train}, test={test}, points={points}, noise={noise}"
         raise ArgumentError(explain("counts of at least 1 and noise >= 0", got, "mend them"))
     classes = (*_SHAPES, *(_POSES if breaking else _MORE))
-    parts = []
+    parts: list[tuple[torch.Tensor, torch.Tensor]] = []
     for place, count in enumerate((train, test)):
         generator = torch.Generator().manual_seed(2 * seed + place)
         labels = torch.arange(count) % len(classes)

@@ -13,6 +13,7 @@ from typing import Any
 from equidial.errors import FileFormatError, explain
 from equidial.recipes import inertia, lorentz, o5, study_records
 from equidial.reporting._studies import (
+    _beyond,
     _cifar,
     _imagenet,
     _mnist,
@@ -23,7 +24,7 @@ from equidial.reporting._studies import (
     _trajectories,
 )
 
-_MODULES = (_mnist, _cifar, _imagenet, _segmentation, _trajectories, _mnist6_180, _nonstationary_cifar)
+_MODULES = (_mnist, _cifar, _imagenet, _segmentation, _trajectories, _mnist6_180, _nonstationary_cifar, _beyond)
 _PAGES = {module.PAGE.name: module.PAGE for module in _MODULES}
 _PAGES |= {name: _regressions.page(name) for name in (o5.NAME, lorentz.NAME, inertia.NAME)}
 
