@@ -99,8 +99,8 @@ def _data(settings: Mapping[str, Any]) -> str:
     if settings["breaking"]:
         return (
             "Clouds: ten kinds of solids drawn from a seed, z up and never turned; a cone upside down and a lying\n"
-            "cylinder differ from the cone and the cylinder by how they stand only, so that an invariant network tells\n"
-            "them apart no better than a coin: 80 % is its ceiling."
+            "cylinder differ from the cone and the cylinder by how they stand only, so that an invariant network\n"
+            "tells them apart no better than a coin: 80 % is its ceiling."
         )
     return "Clouds: ten kinds of solids drawn from a seed, z up and never turned, all told apart by their shape."
 
