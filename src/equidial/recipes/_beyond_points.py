@@ -19,7 +19,8 @@ from equidial.recipes._product_network import ProductSizes
 from equidial.recipes._study import Key, Training, fit, spent
 
 _TURNS = 4  # of every test cloud
-_BATCH = 250
+_BATCH = 100
+_AT_ONCE = 32  # clouds whose distances are in memory
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def load(folder: Path | None, sizes: Sizes, breaking: bool, device: str) -> Vect
     else:
         limits = (None, None) if sizes.whole else (sizes.train, sizes.test)
         found = load_points(folder, sizes.points, *limits)
-    x, x_test = (torch.cat([point_vectors(part) for part in t.split(_BATCH)]) for t in (found.x, found.x_test))
+    x, x_test = (torch.cat([point_vectors(part) for part in t.split(_AT_ONCE)]) for t in (found.x, found.x_test))
     return Vectors(x.to(device), found.y.to(device), x_test.to(device), found.y_test.to(device), found.classes)
 
 
