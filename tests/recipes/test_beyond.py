@@ -155,8 +155,9 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Beyond:
         data=str(images(tmp_path)),
         weights=tmp_path,
         seeds=(0, 1),
-        softness=(0.0,),
-        point_softness=(0.0, 0.5),
+        shifts_softness=(0.0,),
+        scaling_softness=(0.0,),
+        points_softness=(0.0, 0.5),
         shifts=(4,),
         factors=(0.7, 1.25),
         epochs=2,
@@ -196,7 +197,7 @@ def test_all_parts_run_and_are_told_on_one_page(tiny: Beyond) -> None:
 def test_an_interrupted_study_ends_as_an_uninterrupted_one(
     tiny: Beyond, part: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = replace(tiny, parts=(part,), seeds=(3,), point_softness=(0.5,))
+    recipe = replace(tiny, parts=(part,), seeds=(3,), points_softness=(0.5,))
     whole = beyond.run(replace(recipe, output=recipe.output.with_name("whole")))
     module = _beyond_points if part == "points" else beyond
     fit, stopped = module.fit, []
@@ -207,7 +208,19 @@ def test_an_interrupted_study_ends_as_an_uninterrupted_one(
         stopped.append(epoch)
 
     options = ["--weights", str(recipe.weights), "--data", recipe.data, "--parts", part, "--seeds", "3"]
-    options += ["--softness", "0", "--point-softness", "0.5", "--shifts", "4", "--factors", "0.7", "1.25"]
+    options += [
+        "--shifts-softness",
+        "0",
+        "--scaling-softness",
+        "0",
+        "--points-softness",
+        "0.5",
+        "--shifts",
+        "4",
+        "--factors",
+        "0.7",
+        "1.25",
+    ]
     command = ["reproduce", "beyond", "--output", str(recipe.output), "--epochs", "2", *options]
     with monkeypatch.context() as patch:
         patch.setattr(module, "fit", lambda *arguments: fit(*arguments, on_epoch=stop))
@@ -229,7 +242,7 @@ def test_a_folder_of_meshes_takes_the_place_of_solids(tiny: Beyond, tmp_path: Pa
     assert data.classes == ("chair", "desk")
     assert (data.x.shape, data.x_test.shape) == ((20, 40, 9), (2, 40, 9))
     assert len(_beyond_points.load(tmp_path / "meshes", replace(POINTS, whole=True), True, "cpu").x) == 60
-    recipe = replace(tiny, parts=("points",), clouds=tmp_path / "meshes", seeds=(0,), point_softness=(0.0,), epochs=1)
+    recipe = replace(tiny, parts=("points",), clouds=tmp_path / "meshes", seeds=(0,), points_softness=(0.0,), epochs=1)
     assert [r["images"] for r in beyond.run(recipe)] == [20] * 3
     assert "Clouds: meshes" in write_study(recipe.output).read_text()
 
@@ -240,9 +253,9 @@ def test_a_folder_of_meshes_takes_the_place_of_solids(tiny: Beyond, tmp_path: Pa
         ({"parts": ()}, "parts"),
         ({"parts": ("time",)}, "shifts"),
         ({"seeds": ()}, "seeds"),
-        ({"softness": ()}, "softness in"),
-        ({"softness": (0.5, 1.0)}, "untouched"),
-        ({"point_softness": (-0.1,)}, "point_softness"),
+        ({"shifts_softness": ()}, "softness in"),
+        ({"scaling_softness": (0.5, 1.0)}, "untouched"),
+        ({"points_softness": (-0.1,)}, "points_softness"),
         ({"shifts": ()}, "31 pixels"),
         ({"shifts": (0,)}, "31 pixels"),
         ({"shifts": (32,)}, "31 pixels"),

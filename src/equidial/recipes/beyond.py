@@ -87,10 +87,12 @@ class Beyond:
     """Out of shifts, scaling, points."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Of weights, order and moves."""
-    softness: tuple[float, ...] = (0.0, 0.25, 0.5)
-    """Positions on images, below 1; 1 is the untouched network."""
-    point_softness: tuple[float, ...] = (0.0, 0.1, 0.2)
-    """Positions on clouds, below 1."""
+    shifts_softness: tuple[float, ...] = (0.0, 0.25, 0.5)
+    """Positions of the table, below 1; 1 is the untouched network."""
+    scaling_softness: tuple[float, ...] = (0.0, 0.5, 0.9)
+    """Positions of the kernels, below 1."""
+    points_softness: tuple[float, ...] = (0.0, 0.1, 0.2)
+    """Positions of the network from scratch, below 1."""
     shifts: tuple[int, ...] = (1, 2, 4, 8)
     """Largest steps along each axis, in pixels, of the images that judge; the last one bounds those of augmentation."""
     factors: tuple[float, ...] = (0.7, 0.8, 0.9, 1.1, 1.25, 1.4)
@@ -106,8 +108,8 @@ class Beyond:
         """Raises ``ArgumentError`` for values without a meaning and for data and weights that are not there."""
         check_named("parts", self.parts, get_args(Part))
         check_named("seeds", self.seeds)
-        for name in ("softness", "point_softness"):
-            values = getattr(self, name)
+        for part in get_args(Part):
+            name, values = f"{part}_softness", self.positions(part)
             if not values or not all(0 <= s < 1 for s in values):
                 raise ArgumentError(explain(f"{name} in [0, 1)", repr(values), "1 is trained as untouched"))
         if not self.shifts or not all(0 < k < _PIXELS for k in self.shifts):
@@ -124,6 +126,10 @@ class Beyond:
             self.images().check()
         if "points" in self.parts and self.clouds is not None and not self.clouds.is_dir():
             raise ArgumentError(explain("a folder of clouds", str(self.clouds), "leave it out for drawn solids"))
+
+    def positions(self, part: str) -> tuple[float, ...]:
+        """Of the dial, below 1."""
+        return getattr(self, f"{part}_softness")
 
     @property
     def image_parts(self) -> tuple[str, ...]:
@@ -162,8 +168,7 @@ def run(recipe: Beyond, progress: Progress | None = None) -> list[dict[str, Any]
 
 def _keys(recipe: Beyond) -> Iterator[dict[str, Any]]:
     for part in recipe.parts:
-        positions = recipe.point_softness if part == "points" else recipe.softness
-        cases = [("soft", s) for s in positions] + [("untouched", 1.0), ("augmentation", 1.0)]
+        cases = [("soft", s) for s in recipe.positions(part)] + [("untouched", 1.0), ("augmentation", 1.0)]
         for (method, softness), seed in product(cases, recipe.seeds):
             yield {"part": part, "method": method, "softness": softness, "seed": seed}
 

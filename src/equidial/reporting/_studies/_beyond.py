@@ -20,9 +20,10 @@ _TITLES = {
     "points": "Points in space under SO(3)",
 }
 _MOVES = {"shifts": "shifted by up to (pixels)", "scaling": "magnified by", "points": "turned"}
+_HEADS = {"shifts": "up to {} px", "scaling": "x {}", "points": "{}"}
 _NOTES = {
     "shifts": (
-        "CCT-2/3x2, pretrained on CIFAR-10. The dial of cyclic shifts has one tensor to turn, the table of 8 x 8",
+        "CCT-2/3x2, pretrained on these training images. The dial of cyclic shifts has one tensor to turn, the table of 8 x 8",
         "positions, each four pixels wide; at 0 all positions share one row. The bound is that of the table under",
         "all cyclic shifts of its grid, relative to its own norm. It does not reach the logits: two poolings by two",
         "let shifts through only in steps of four pixels, and images lose at one border what the other fills with",
@@ -30,7 +31,7 @@ _NOTES = {
         "up to the largest step of the test. Test images: four shifts of each size, by whole pixels, drawn once.",
     ),
     "scaling": (
-        "ResNet-20, pretrained on CIFAR-10. All 19 kernels of 3 x 3 carry the dial of magnification about their",
+        "ResNet-20, pretrained on these training images. All 19 kernels of 3 x 3 carry the dial of magnification about their",
         "centre, by the exponential of a band-limited derivative on their window. Kernels that read the same of a",
         "picture magnified about any place are one number in the middle and zeros around it, so that at 0 the",
         "network is pointwise but for its strides. The certificate is of kernels: how much a kernel reads",
@@ -52,7 +53,9 @@ _NOTES = {
 
 def _text(settings: Mapping[str, Any], records: Records) -> str:
     lines = ["# Shifts, magnification, points in space", "", *_verdict(records)]
-    lines += [*header(f"{NAME} --weights WEIGHTS", settings, records), ""]
+    counts = sorted({r["epochs"] for r in records})
+    epochs = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    lines += [*header(f"{NAME} --weights WEIGHTS", settings, records, epochs), ""]
     lines += ["![accuracy under each move, over the dial, with error and bound](beyond.png)", "", *_HOW, ""]
     for part in _parts(records):
         cases = _cases(records, part)
@@ -61,11 +64,14 @@ def _text(settings: Mapping[str, Any], records: Records) -> str:
         lines += [f"## {_TITLES[part]}", "", *_NOTES[part], ""]
         if part == "points":
             lines += [_data(settings), ""]
-        lines += [f"{first['images']:,} training and {first['test_images']:,} test {kind}.", ""]
+        sizes = f"{first['images']:,} training and {first['test_images']:,} test {kind}, {first['epochs']} epochs"
+        lines += [f"{sizes}. aAcc under each move:", ""]
         moves = list(first["moves"])
-        heads = [f"{_MOVES[part]} {name} %" for name in moves]
-        lines += [f"| method | softness | Acc % | {' | '.join(heads)} | cAcc % | iErr (nats) | bound | s a training |"]
-        lines += ["|" + "---|" * (7 + len(moves))]
+        heads = [_HEADS[part].format(name) for name in moves]
+        columns = ["method", "softness", "Acc %", *(f"{head} %" for head in heads)]
+        columns += ["cAcc %", "iErr (nats)", "bound", "s a training"]
+        lines += [f"| {' | '.join(columns)} |"]
+        lines += ["|" + "---|" * len(columns)]
         for (method, softness), found in cases.items():
             moved = " | ".join(_moved(found, name, "aAcc").show(1, 100) for name in moves)
             seconds = Spread.of([r["train_seconds"] for r in found]).mean
@@ -74,7 +80,7 @@ def _text(settings: Mapping[str, Any], records: Records) -> str:
                 f"{spread(found, 'cAcc', 100, 1)} | {spread(found, 'iErr', 1, 3)} | {_bound(found)} | {seconds:.0f} |"
             )
         error = "error" if part == "points" else "iErr"
-        lines += ["", f"| {error} under each move | softness | {' | '.join(heads).replace(' %', '')} |"]
+        lines += ["", f"| {error} under each move | softness | {' | '.join(heads)} |"]
         lines += ["|" + "---|" * (2 + len(moves))]
         for (method, softness), found in cases.items():
             cells = " | ".join(_small(_moved(found, name, error)) for name in moves)
@@ -85,8 +91,8 @@ def _text(settings: Mapping[str, Any], records: Records) -> str:
 
 _HOW = (
     "Mean ± standard deviation over seeds. soft: the dial below 1; untouched: the dial at 1; augmentation:",
-    "untouched, on moved training examples. All of a part take as many steps with the same learning rate, which",
-    "nobody tuned. Acc: accuracy on test examples as they are; aAcc: on moved ones; cAcc: the geometric mean of Acc",
+    "untouched, on moved training examples. All of a part take as many steps with the same learning rate, tuned",
+    "for none of them. Acc: accuracy on test examples as they are; aAcc: on moved ones; cAcc: the geometric mean of Acc",
     "and the mean aAcc over all moves (points: those of SO(3)); iErr: the mean KL divergence between predictions",
     "before and after, likewise. Bound: the largest certified defect of a constrained tensor; it bounds neither",
     "iErr nor the error of the network.",
@@ -134,8 +140,8 @@ def _small(value: Spread) -> str:
 def _verdict(records: Records) -> list[str]:
     """Where softness does not help comes first."""
     told: dict[str, list[str]] = {
-        "**Softness does not help here**: an end of the dial has at least its cAcc.": [],
-        "**It helps here, but moved training examples do at least as well.**": [],
+        "**Softness does not help here**: its lead in cAcc over an end of the dial is no larger than their spread.": [],
+        "**It helps here, but its lead over moved training examples is no larger than their spread.**": [],
         "**Softness is best here.**": [],
     }
     useless, beaten, best = told.values()
@@ -147,8 +153,8 @@ def _verdict(records: Records) -> list[str]:
             continue
         chosen = max(soft, key=lambda case: soft[case].accuracy.mean)
         text = "; ".join(_summary(case, p) for case, p in [(chosen, soft[chosen]), *others.items()])
-        ahead = {case[0] for case, p in others.items() if p.accuracy.mean >= soft[chosen].accuracy.mean}
-        target = useless if ahead - {"augmentation"} else beaten if ahead else best
+        level = {case[0] for case, p in others.items() if not _leads(soft[chosen].accuracy, p.accuracy)}
+        target = useless if level - {"augmentation"} else beaten if level else best
         target.append(f"* {_TITLES[part]}. {text}.")
     lines = [
         "**In short** (cAcc, and iErr in nats; of the soft positions the one with the highest cAcc, chosen on these"
@@ -157,6 +163,11 @@ def _verdict(records: Records) -> list[str]:
     for title, texts in told.items():
         lines += ["", title, "", *texts] if texts else []
     return [*lines, ""] if any(told.values()) else ["**Under way.**", ""]
+
+
+def _leads(one: Spread, other: Spread) -> bool:
+    """By more than the spread over seeds of both."""
+    return one.mean - other.mean > (one.deviation**2 + other.deviation**2) ** 0.5
 
 
 def _summary(case: tuple[str, float], point: Point) -> str:
