@@ -23,18 +23,19 @@ _MOVES = {"shifts": "shifted by up to (pixels)", "scaling": "magnified by", "poi
 _HEADS = {"shifts": "up to {} px", "scaling": "x {}", "points": "{}"}
 _NOTES = {
     "shifts": (
-        "CCT-2/3x2, pretrained on these training images. The dial of cyclic shifts has one tensor to turn, the table of 8 x 8",
-        "positions, each four pixels wide; at 0 all positions share one row. The bound is that of the table under",
-        "all cyclic shifts of its grid, relative to its own norm. It does not reach the logits: two poolings by two",
-        "let shifts through only in steps of four pixels, and images lose at one border what the other fills with",
-        "zeros. Training images are mirrored and not cropped, since a crop is a shift; augmentation shifts them by",
-        "up to the largest step of the test. Test images: four shifts of each size, by whole pixels, drawn once.",
+        "CCT-2/3x2, pretrained on these training images. The dial of cyclic shifts has one tensor to turn, the",
+        "table of 8 x 8 positions, each four pixels wide; at 0 all positions share one row. The bound is that of",
+        "the table under all cyclic shifts of its grid, relative to its own norm. It does not reach the logits: two",
+        "poolings by two let shifts through only in steps of four pixels, and images lose at one border what the",
+        "other fills with zeros. Training images are mirrored and not cropped, since a crop is a shift;",
+        "augmentation shifts them by up to the largest step of the test. Test images: four shifts of each size, by",
+        "whole pixels, drawn once.",
     ),
     "scaling": (
-        "ResNet-20, pretrained on these training images. All 19 kernels of 3 x 3 carry the dial of magnification about their",
-        "centre, by the exponential of a band-limited derivative on their window. Kernels that read the same of a",
-        "picture magnified about any place are one number in the middle and zeros around it, so that at 0 the",
-        "network is pointwise but for its strides. The certificate is of kernels: how much a kernel reads",
+        "ResNet-20, pretrained on these training images. All 19 kernels of 3 x 3 carry the dial of magnification",
+        "about their centre, by the exponential of a band-limited derivative on their window. Kernels that read the",
+        "same of a picture magnified about any place are one number in the middle and zeros around it, so that at 0",
+        "the network is pointwise but for its strides. The certificate is of kernels: how much a kernel reads",
         "differently of a window magnified by up to 1.25 about its centre, relative to its norm. It says nothing of",
         "the image or of the logits: strides, zeros at the border and the bilinear grid are outside it.",
         "Augmentation magnifies by twelve factors e^t, t equally spaced, out of the range of the test; zeros come",
@@ -91,8 +92,8 @@ def _text(settings: Mapping[str, Any], records: Records) -> str:
 
 _HOW = (
     "Mean ± standard deviation over seeds. soft: the dial below 1; untouched: the dial at 1; augmentation:",
-    "untouched, on moved training examples. All of a part take as many steps with the same learning rate, tuned",
-    "for none of them. Acc: accuracy on test examples as they are; aAcc: on moved ones; cAcc: the geometric mean of Acc",
+    "untouched, on moved training examples. All of a part take as many steps with the same learning rate, tuned for",
+    "none of them. Acc: accuracy on test examples as they are; aAcc: on moved ones; cAcc: the geometric mean of Acc",
     "and the mean aAcc over all moves (points: those of SO(3)); iErr: the mean KL divergence between predictions",
     "before and after, likewise. Bound: the largest certified defect of a constrained tensor; it bounds neither",
     "iErr nor the error of the network.",
