@@ -97,7 +97,8 @@ def measure(
             mIoU and accuracy, not for eErr; :class:`SegmentationScores`.
             ``"features"``: a grid ``[n, C, h', w']`` or tokens ``[n, extra + N, D]`` (``.last_hidden_state``,
             ``.logits``, ``["out"]``), which should move with the image, no labels; :class:`FeatureScores`.
-        radius: largest distance of the elements; default the whole of a finite group, 30 degrees for SO(2).
+        radius: largest distance of the elements; default the whole of a finite group, 30 degrees for SO(2), a factor of
+            1.25 for Scale, one pixel for shifts and translations.
         elements: the elements themselves, instead of ``radius``.
         seed: of the Hutchinson probes.
         epsilon_images: on how many images (the first ones) ``epsilon`` is measured; 0 leaves it NaN.

@@ -13,7 +13,7 @@ from torch.nn import functional
 from equidial.adapters._batches import logits_of, tensor_of
 from equidial.adapters._scores import FeatureScores, Scores, SegmentationScores
 from equidial.errors import ArgumentError, explain
-from equidial.groups import GroupElement, Shift
+from equidial.groups import GroupElement, Shift, Translation
 from equidial.metrics import (
     TokenLayout,
     combined_accuracy,
@@ -79,7 +79,7 @@ def moved_grid(grid: torch.Tensor, g: GroupElement, size: torch.Size) -> tuple[t
     """
     h, w = grid.shape[-2:]
     over = f"a {h}x{w} grid over {size[0]}x{size[1]} images"
-    if isinstance(g.group, Shift) and (h, w) != tuple(size):
+    if isinstance(g.group, Shift | Translation) and (h, w) != tuple(size):
         raise ArgumentError(
             explain("an output as large as the image for shifts", over, "measure another group, or resize the output")
         )

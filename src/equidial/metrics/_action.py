@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from equidial.errors import ArgumentError, GroupActionError, explain
-from equidial.groups import Group, GroupElement, PlanarGroup, Shift
+from equidial.groups import Group, GroupElement, PlanarGroup, Scale, Shift, Translation
 
 DEFAULT_RADIUS = math.pi / 6
 """Radius of rotations measured when none is given: 30 degrees, the protocol of paper A."""
@@ -24,8 +24,10 @@ def transform_images(images: torch.Tensor, g: GroupElement) -> torch.Tensor:
     """``g . x`` for images ``[..., h, w]``.
 
     Convention: counterclockwise as seen, about the centre. Quarter turns, mirrors and cyclic shifts permute pixels;
-    other rotations are bilinear with zero fill (``align_corners=False``). Raises ``GroupActionError`` for a quarter
-    turn of a rectangle and ``ArgumentError`` for fewer than two image axes.
+    other rotations are bilinear with zero fill (``align_corners=False``), and so is magnification about the centre.
+    Translations by whole pixels move them, those by parts of a pixel are linear along each axis; zeros come in at the
+    border. Raises ``GroupActionError`` for a quarter turn of a rectangle and ``ArgumentError`` for fewer than two image
+    axes.
     """
     return _transform(images, g, "bilinear")
 
@@ -63,9 +65,13 @@ def _transform(images: torch.Tensor, g: GroupElement, mode: str) -> torch.Tensor
     if isinstance(g.group, Shift):
         axes = tuple(range(-g.group.dims, 0))
         return torch.roll(images, g.value, axes)
+    if isinstance(g.group, Translation):
+        return _translate(images, g.value, mode)
+    if isinstance(g.group, Scale):
+        return _warp(images, math.exp(-g.value[0]) * torch.eye(2, dtype=torch.float64), mode)
     if not isinstance(g.group, PlanarGroup):
         raise GroupActionError(
-            explain("a group that acts on images", g.group.name, "use C(n), D(n), SO2, O2, Flip, T2")
+            explain("a group that acts on images", g.group.name, "use C(n), D(n), SO2, O2, Flip, T2, R2, Scale")
         )
     lattice = g.group.quarter_turns_and_mirror(g)
     if lattice is not None:
@@ -86,31 +92,60 @@ def rotate_bilinear(images: torch.Tensor, angle: float) -> torch.Tensor:
 
 
 def _rotate(images: torch.Tensor, angle: float, mode: str) -> torch.Tensor:
+    turn = torch.tensor(angle, dtype=torch.float64)
+    cos, sin = torch.cos(turn), torch.sin(turn)
+    return _warp(images, torch.stack([torch.stack([cos, -sin]), torch.stack([sin, cos])]), mode)  # y points down
+
+
+def _warp(images: torch.Tensor, back: torch.Tensor, mode: str) -> torch.Tensor:
+    """Each output pixel at ``p = (x, y)`` from the centre, ``y`` down, reads the input at ``back p``; zeros outside."""
     h, w = images.shape[-2:]
     flat = images.reshape(1, -1, h, w)
-    turn = torch.tensor(angle, dtype=torch.float64)
-    cos, sin = float(torch.cos(turn)), float(torch.sin(turn))
-    # output pixel -> input pixel in coordinates scaled to [-1, 1], whose units differ for h != w; y points down
-    theta = torch.tensor([[cos, -sin * h / w, 0.0], [sin * w / h, cos, 0.0]], dtype=flat.dtype, device=flat.device)
+    # coordinates are scaled to [-1, 1], whose units differ for h != w
+    (a, b), (c, d) = back.tolist()
+    theta = torch.tensor([[a, b * h / w, 0.0], [c * w / h, d, 0.0]], dtype=flat.dtype, device=flat.device)
     grid = functional.affine_grid(theta[None], [1, 1, h, w], align_corners=False)
-    turned = functional.grid_sample(flat, grid, mode=mode, padding_mode="zeros", align_corners=False)
-    return turned.reshape(images.shape)
+    moved = functional.grid_sample(flat, grid, mode=mode, padding_mode="zeros", align_corners=False)
+    return moved.reshape(images.shape)
+
+
+def _translate(images: torch.Tensor, steps: Sequence[float], mode: str) -> torch.Tensor:
+    """Towards larger indices of the last axes, one after the other; zeros come in."""
+    if images.ndim < len(steps):
+        raise ArgumentError(explain(f"{len(steps)} axes to move", f"shape {tuple(images.shape)}", "add them"))
+    for axis, step in zip(range(-len(steps), 0), steps, strict=True):
+        whole = math.floor(step + 0.5 * (mode == "nearest"))
+        part = 0.0 if mode == "nearest" else step - whole
+        near = _shift(images, axis, whole)
+        images = near if part == 0 else (1 - part) * near + part * _shift(images, axis, whole + 1)
+    return images
+
+
+def _shift(images: torch.Tensor, axis: int, step: int) -> torch.Tensor:
+    size, moved = images.shape[axis], torch.zeros_like(images)
+    kept = size - abs(step)
+    if kept > 0:
+        moved.narrow(axis, max(step, 0), kept).copy_(images.narrow(axis, max(-step, 0), kept))
+    return moved
 
 
 def measured_elements(group: Group, radius: float | None = None) -> list[GroupElement]:
     """The elements that ``measure`` tries when none are given, the identity left out.
 
     Finite groups: every element within ``radius``. SO(2): twelve equal angles in ``[-radius, radius]`` without 0,
-    radius 30 degrees. O(2): those, and the mirror unless ``radius`` is below its length pi. Shifts: every shift of at
-    most ``radius`` one-pixel steps, one by default.
+    radius 30 degrees. O(2): those, and the mirror unless ``radius`` is below its length pi. Shifts and translations:
+    every one by whole pixels, of at most ``radius`` steps of one pixel, one by default. Scale: twelve factors
+    ``e^t``, ``t`` equally spaced in ``[-radius, radius]`` without 0, radius ``log(1.25)``.
     """
-    if isinstance(group, Shift) and not group.is_finite:
-        elements = group.elements_within(1.0 if radius is None else radius)
+    if isinstance(group, Shift | Translation) and not group.is_finite:
+        steps = Shift(group.dims).elements_within(1.0 if radius is None else radius)
+        elements = [group.element(g.value) for g in steps]
     elif group.is_finite:
         limit = float("inf") if radius is None else radius * (1 + 1e-12)
         elements = [g for g in group.elements() if g.distance() <= limit]
     else:
-        reach = DEFAULT_RADIUS if radius is None else min(radius, group.radius)
+        default = group.sample_radius if isinstance(group, Scale) else DEFAULT_RADIUS
+        reach = default if radius is None else min(radius, group.radius)
         half = _ANGLES // 2
         elements = [group.exp(sign * reach * k / half) for sign in (-1, 1) for k in range(1, half + 1)]
         elements += [s.element for s in group.discrete_generators() if radius is None or s.length <= radius]
@@ -128,6 +163,10 @@ def measured_elements(group: Group, radius: float | None = None) -> list[GroupEl
 
 def element_name(g: GroupElement) -> str:
     """An element of a group that moves images, in words: ``"rotation by 90°"``, ``"mirror"``, ``"shift by (1, 0)"``."""
+    if isinstance(g.group, Scale):
+        return f"magnification by {math.exp(g.value[0]):.3g}"
+    if isinstance(g.group, Translation):
+        return f"translation by ({', '.join(f'{step:g}' for step in g.value)})"
     if not isinstance(g.group, PlanarGroup):
         return f"shift by {g.value}" if isinstance(g.group, Shift) else repr(g)
     angle, reflected = g.group.angle_and_mirror(g.value)

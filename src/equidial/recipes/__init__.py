@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from equidial.recipes import (
+    beyond,
     cifar,
     imagenet,
     inertia,
@@ -22,9 +23,11 @@ from equidial.recipes._cifar_networks import cct, resnet20, resnet56
 from equidial.recipes._deeplab import DeepLabV3
 from equidial.recipes._group_resnet import GroupResNet, GroupResNetConfig
 from equidial.recipes._models import SPECIFICATIONS, check_fits, load_model, load_weights
+from equidial.recipes._point_network import PointNetwork, point_vectors
 from equidial.recipes._study import Study, Training, fit, fit_classifier, study_records
 from equidial.recipes._trajectory_transformer import TrajectorySizes, TrajectoryTransformer
 from equidial.recipes.adapt import Adapt, Outcome
+from equidial.recipes.beyond import Beyond
 from equidial.recipes.cifar import Cifar
 from equidial.recipes.demo import Demo
 from equidial.recipes.imagenet import ImageNet
@@ -54,6 +57,7 @@ STUDIES: dict[str, tuple[type, Callable[..., list[dict[str, Any]]]]] = {
     nonstationary_cifar.NAME: (NonstationaryCifar, nonstationary_cifar.run),
     large_angles.NAME: (LargeAngles, large_angles.run),
     timing.NAME: (Timing, timing.run),
+    beyond.NAME: (Beyond, beyond.run),
 }
 """Studies by the name on the command line: the dataclass of each, and what runs it."""
 
@@ -62,6 +66,7 @@ __all__ = [
     "SPECIFICATIONS",
     "STUDIES",
     "Adapt",
+    "Beyond",
     "Cifar",
     "DeepLabV3",
     "Demo",
@@ -75,6 +80,7 @@ __all__ = [
     "Mnist6180",
     "NonstationaryCifar",
     "Outcome",
+    "PointNetwork",
     "SegmentationStudy",
     "Study",
     "ThresholdStudy",
@@ -89,6 +95,7 @@ __all__ = [
     "fit_classifier",
     "load_model",
     "load_weights",
+    "point_vectors",
     "resnet20",
     "resnet56",
     "study_records",

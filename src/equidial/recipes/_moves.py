@@ -16,12 +16,21 @@ from equidial.metrics import rotate_bilinear, transform_images
 
 def crop_flip(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Shifted by up to an eighth of the side, zeros filled in, and mirrored half of the time."""
-    margin = x.shape[-1] // 8
+    return flipped(shifted(x, x.shape[-1] // 8, generator), generator)
+
+
+def shifted(x: torch.Tensor, margin: int, generator: torch.Generator) -> torch.Tensor:
+    """``[n, c, h, w]``, each image by up to ``margin`` whole pixels along both axes, zeros filled in."""
     padded = functional.pad(x, (margin,) * 4)
     shifts = torch.randint(2 * margin + 1, (len(x), 2), generator=generator).tolist()
-    out = torch.stack(
+    return torch.stack(
         [p[:, i : i + x.shape[-2], j : j + x.shape[-1]] for p, (i, j) in zip(padded, shifts, strict=True)]
     )
+
+
+def flipped(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Each image mirrored, or not, equally likely."""
+    out = x.clone()
     flips = torch.rand(len(x), generator=generator) < 0.5
     out[flips] = out[flips].flip(-1)
     return out
@@ -54,7 +63,9 @@ def spun(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.stack([rotate_bilinear(image, angle) for image, angle in zip(x, angles.tolist(), strict=True)])
 
 
-def scores(model: nn.Module, batches: Iterable[Any], group: str) -> dict[str, float]:
+def scores(
+    model: nn.Module, batches: Iterable[Any], group: str, elements: Sequence[GroupElement] | None = None
+) -> dict[str, float]:
     """Acc, aAcc, cAcc and iErr of :func:`equidial.measure`."""
-    found = ed.measure(model, batches, group, epsilon_images=0)
+    found = ed.measure(model, batches, group, elements=elements, epsilon_images=0)
     return {name: found[name] for name in ("Acc", "aAcc", "cAcc", "iErr")}

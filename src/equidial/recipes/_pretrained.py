@@ -128,8 +128,8 @@ def adapted(
     plan: Training,
     study: Study,
     key: Key,
-) -> tuple[list[dict[str, Any]], float]:
-    """Turn the dial, re-estimate batch norm, train, fold: the history, and the largest certified bound of a tensor.
+) -> tuple[list[dict[str, Any]], ed.Certificate]:
+    """Turn the dial, re-estimate batch norm, train, fold: the history, and the certificate.
 
     Warnings (of strides) are left to who looks at the network first.
     """
@@ -139,9 +139,9 @@ def adapted(
         count = _RECALIBRATION * plan.batch_size
         ed.recalibrate(model, read.batches(data.x[:count], data.y[:count], plan.batch_size))
         history = fit(model, len(data.x), loss, plan, key["seed"], study.checkpoint(key))
-        bound = float(ed.certify(model).bound)
+        certificate = ed.certify(model)
         ed.fold(model)
-    return history, bound
+    return history, certificate
 
 
 def logits_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:

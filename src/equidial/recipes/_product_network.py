@@ -41,7 +41,7 @@ class ProductNetwork(nn.Module):
     Args:
         group: of matrices, O(n) or Lorentz.
         vectors, numbers: how many of each come in; vectors stand first.
-        output: ``Trivial`` or ``Tensor`` of order 2.
+        output: ``Trivial``, ``n * Trivial`` or ``Tensor`` of order 2.
         sizes: of all layers.
 
     Shapes: ``[..., vectors * d + numbers]`` to ``[..., output.dim]``. There are no biases: each linear layer reads a
@@ -55,10 +55,10 @@ class ProductNetwork(nn.Module):
     def __init__(self, group: Group, vectors: int, numbers: int, output: Representation, sizes: ProductSizes):
         super().__init__()
         order = 2 if isinstance(output, Tensor) else 0
-        if group.natural_dim is None or output not in (Trivial(group), Tensor(group, 2)):
-            raise ArgumentError(
-                explain("a group of matrices and Trivial or Tensor(group, 2)", f"{group}, {output}", "use one of them")
-            )
+        numbers_out = (Trivial(group), output.dim * Trivial(group))
+        if group.natural_dim is None or output not in (*numbers_out, Tensor(group, 2)):
+            wanted = "a group of matrices and Trivial, n * Trivial or Tensor(group, 2)"
+            raise ArgumentError(explain(wanted, f"{group}, {output}", "use one of them"))
         self.group, self.sizes, self.output, self.size = group, sizes, output, group.natural_dim
         self.inputs = vectors * self.size + numbers
         self.has_norm = not isinstance(group, Lorentz)

@@ -274,14 +274,14 @@ def _train(recipe: Cifar, study: Study, key: Key, data: Splits) -> dict[str, Any
             loss = loss + key["setting"] * divergence(logits_of(model, turned(x, elements, generator, False)), output)
         return loss
 
-    history, bound = adapted(model, _config(key), data, read, loss_of, plan, study, key)
+    history, certificate = adapted(model, _config(key), data, read, loss_of, plan, study, key)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EquidialWarning)  # of strides: told at the start
         validation = scores(model, read.batches(data.x_val, data.y_val), key["group"])
         test = scores(model, read.batches(data.x_test, data.y_test), key["group"])
     return {
         **test,
-        "bound": bound,
+        "bound": float(certificate.bound),
         "validation": validation["cAcc"],
         "learning_rate": rate,
         "images": len(data.x),

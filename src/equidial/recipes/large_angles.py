@@ -195,14 +195,14 @@ def _train(recipe: LargeAngles, study: Study, key: Key, data: Splits) -> dict[st
         x = spun(x, generator) if method in _TURNED else x
         return functional.cross_entropy(logits_of(model, x), data.y[rows].to(recipe.device))
 
-    history, bound = adapted(model, config, data, read, loss, plan, study, key)
+    history, certificate = adapted(model, config, data, read, loss, plan, study, key)
     validation = over_angles(model, read, data.x_val, data.y_val, "whole", _TUNED)
     found = {name: over_angles(model, read, data.x_test, data.y_test, name, ANGLES) for name in get_args(Protocol)}
     return {
         **found,
         "angles": ANGLES,
         "validation": (validation["Acc"] + sum(validation["accuracy"])) / (1 + len(_TUNED)),
-        "bound": bound,
+        "bound": float(certificate.bound),
         "images": len(data.x),
         "test_images": len(data.x_test),
         **spent(history, start),

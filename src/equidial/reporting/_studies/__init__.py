@@ -13,6 +13,7 @@ from typing import Any
 from equidial.errors import FileFormatError, explain
 from equidial.recipes import inertia, lorentz, o5, study_records
 from equidial.reporting._studies import (
+    _beyond,
     _cifar,
     _imagenet,
     _large_angles,
@@ -36,6 +37,7 @@ _MODULES = (
     _trajectories,
     _mnist6_180,
     _nonstationary_cifar,
+    _beyond,
     _timing,
 )
 _PAGES = {module.PAGE.name: module.PAGE for module in _MODULES}

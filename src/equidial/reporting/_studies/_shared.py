@@ -35,10 +35,10 @@ class Page:
     figure: Callable[[Records], Figure]
 
 
-def header(name: str, settings: Mapping[str, Any], records: Records) -> list[str]:
-    """The command, its settings and what they took."""
+def header(name: str, settings: Mapping[str, Any], records: Records, epochs: str = "") -> list[str]:
+    """The command, its settings and what they took; ``epochs`` in words, default the largest number."""
     minutes = sum(r["seconds"] for r in records) / 60
-    epochs = max(r.get("epochs", 0) for r in records)
+    epochs = epochs or str(max(r.get("epochs", 0) for r in records))
     options = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
     return [
         f"    equidial reproduce {name} --data DATA --output FOLDER --scale {settings['scale']}",
