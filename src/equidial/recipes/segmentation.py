@@ -36,6 +36,7 @@ from equidial.recipes._dense_moves import Moves, moved, turned_together
 from equidial.recipes._schedule import clip_gradients
 from equidial.recipes._segmenters import Segmenter, check_segmenter, load_segmenter
 from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, spent
+from equidial.recipes._together import shared
 from equidial.recipes._training import restore_statistics
 
 NAME = "segmentation"
@@ -270,18 +271,19 @@ def _result(plan: _Plan, study: Study, key: Key) -> dict[str, Any]:
         model = ed.fold(network.model) if softness < 1 else network.model
         network = replace(network, model=model.eval())
         elements = measured_elements(by_name(plan.sizes.group), _config(plan, response, softness).radius)
-        val, test = (
-            ed.measure(
-                model,
-                plan.batches(part, network),
-                plan.sizes.group,
-                task="segmentation",
-                elements=chosen,
-                epsilon_images=0,
-                ignore_index=IGNORED,
+        with shared(model):
+            val, test = (
+                ed.measure(
+                    model,
+                    plan.batches(part, network),
+                    plan.sizes.group,
+                    task="segmentation",
+                    elements=chosen,
+                    epsilon_images=0,
+                    ignore_index=IGNORED,
+                )
+                for part, chosen in ((plan.val, elements[:1]), (plan.test, elements))
             )
-            for part, chosen in ((plan.val, elements[:1]), (plan.test, elements))
-        )
     found |= {name: test[name] for name in ("mIoU", "aIoU", "cIoU", "Acc", "aAcc", "cAcc", "eErr")}
     found |= {"validation": val.mIoU, "images": len(plan.train), "test_images": len(plan.test)}
     found |= {"complete": all(part.complete for part in (plan.train, plan.val, plan.test))}
