@@ -9,7 +9,8 @@ that loss, ``z_r`` the outputs of rank ``r``'s rows. Backward, rank ``r`` passes
     (1/R) sum_r R (dz_r/dw)^T dL/dz_r + (1/R) sum_r dL/dw = dL/dw,
 
 the first term through the network and the second past it (penalties, alike on all ranks): exactly the gradient of one
-process, whatever the loss is, and with uneven shares. Batch normalisation takes its moments from all rows.
+process, whatever the loss is, and with uneven shares, as long as backward passes are linear in the gradient. Batch
+normalisation takes its moments from all rows.
 
 A batch with fewer rows than there are ranks, and one whose gradient is asked for, is computed whole by each rank.
 """
@@ -25,6 +26,7 @@ from torch import distributed, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from equidial.baselines import PartialSamples
 from equidial.errors import ArgumentError, explain
 from equidial.recipes._ranks import accelerator, joined, rank, sharded, world
 
@@ -212,6 +214,32 @@ class _Normalise(torch.autograd.Function):
         return dx.to(x.dtype), dweight, own[0].to(wide) if ctx.bias else None, None, None, None, None
 
 
+class _Averaged(torch.autograd.Function):
+    """The identity; backward, the mean over ranks."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> torch.Tensor:
+        total = grads[0].clone()
+        distributed.all_reduce(total)
+        return total / world()
+
+
+@contextmanager
+def _whole_gradients(model: nn.Module) -> Iterator[None]:
+    """Learned supports see the gradient of the whole batch: at the ends of their range they let one sign of it pass."""
+    found = [m for m in model.modules() if isinstance(m, PartialSamples)]
+    for samples in found:
+        angles = samples.angles
+        samples.angles = lambda like, angles=angles: _Averaged.apply(angles(like))
+    yield
+    for samples in found:
+        del samples.angles
+
+
 class Trainer:
     """A training step of all ranks, and the state of model and optimizer as one process would have them."""
 
@@ -245,7 +273,7 @@ def together(model: nn.Module, optimizer: torch.optim.Optimizer, step: Callable[
         todo = "set ACCELERATE_USE_CPU=1 for the CPU, or --device cuda where the recipe has it"
         raise ArgumentError(explain(f"a model on the {wanted} of its rank", f"one on the {found}", todo))
     whole = _Step(model, step)
-    with shared(model):
+    with shared(model), _whole_gradients(model):
         if sharded():
             with _in_shards(whole, optimizer):
                 yield Trainer(model, optimizer, whole.call(whole))
