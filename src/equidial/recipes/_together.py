@@ -315,6 +315,7 @@ def _in_shards(whole: _Step, optimizer: torch.optim.Optimizer) -> Iterator[None]
     if scalars:
         raise ArgumentError(explain("parameters with an axis for FSDP2", f"numbers: {scalars[:3]}", "launch with DDP"))
     places = [(m, name, p) for m in whole.modules() for name, p in m._parameters.items() if p is not None]
+    hooks = [(m._load_state_dict_post_hooks, dict(m._load_state_dict_post_hooks)) for m in whole.modules()]
     fully_shard(whole, mesh=init_device_mesh(accelerator().device.type, (world(),)))
     shards: dict[nn.Parameter, Any] = {p: m._parameters[name] for m, name, p in places}
     _swap(optimizer, shards)
@@ -326,6 +327,9 @@ def _in_shards(whole: _Step, optimizer: torch.optim.Optimizer) -> Iterator[None]
         p.data = _whole(shard.detach())
     for module, name, p in places:
         module._parameters[name] = p
+    for current, before in hooks:
+        current.clear()
+        current.update(before)
     _swap(optimizer, {shard: p for p, shard in shards.items()})
 
 
