@@ -1,0 +1,172 @@
+"""Launches: two ranks give the numbers of one process, under DDP and FSDP2, and what they begin one process ends."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from equidial.recipes import Training, fit
+from tests.recipes.launched import TOLERANCE, run_all
+
+ROOT = Path(__file__).parents[2]
+LAUNCH = ROOT / "examples" / "launch"
+TWO = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+
+
+def launch(arguments: list[str], wait: bool = True, **environment: str) -> subprocess.Popen[str]:
+    """Two ranks, each with one thread; finished, with exit code 0, unless ``wait`` is False."""
+    settings = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    process = subprocess.Popen(
+        arguments,
+        env={**os.environ, **settings, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # so that all of it can be ended at once
+    )
+    if wait:
+        said, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+    return process
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data and models: as many images as no batch divides, and a last batch of one row."""
+    folder, rng = tmp_path_factory.mktemp("launch"), np.random.default_rng(0)
+    for name, side, train in (("noise", (9, 9, 3), 17), ("mnist", (28, 28), 33)):
+        arrays: dict[str, Any] = {}
+        for part, count in (("train", train), ("test", 11)):
+            arrays[f"x_{part}"] = rng.integers(0, 256, (count, *side), dtype=np.uint8)
+            arrays[f"y_{part}"] = np.tile([6, 8], count)[:count] if name == "mnist" else np.arange(count) % 4
+        np.savez(folder / f"{name}.npz", **arrays)
+    (folder / "net.py").write_text(
+        "import torch\nfrom tests.adapters.models import cnn\n\n\n"
+        "def build():\n    torch.manual_seed(1)\n    return cnn()\n"
+    )
+    return folder
+
+
+def commands(folder: Path, name: str) -> list[list[str]]:
+    """What is run by one process, by two, and by two with shards."""
+    cnn = ["--model", f"{folder / 'net.py'}:build", "--data", str(folder / "noise.npz"), "--augment", "group"]
+    cnn += ["--batch-size", "8", "--optimizer", "sgd", "--learning-rate", "0.01", "--epsilon-images", "3"]
+    digits = ["--data", str(folder / "mnist.npz"), "--seeds", "0", "--epochs", "1"]
+    found = {
+        "adapt": ["adapt", *cnn, "--softness", "0.5", "--epochs", "2"],
+        "mnist": ["reproduce", "mnist", *digits, "--softness", "0.3", "--responses", "nearest", "--ratios", "0.01"],
+        "o5": ["reproduce", "o5", "--seeds", "0", "--breaking", "0.3", "--examples", "101", "--softness", "0.5"],
+    }
+    found["o5"] += ["--methods", "rpp", "--steps", "4"]
+    if name != "sharded":
+        found["mnist6-180"] = ["reproduce", "mnist6-180", *digits, "--rotations", "4", "--tasks", "invariant"]
+        found["mnist6-180"] += ["--methods", "partial", "learned"]
+    return [[*arguments, "--output", str(folder / name / kind)] for kind, arguments in found.items()]
+
+
+@pytest.fixture(scope="module")
+def alone(folder: Path) -> Path:
+    """The runs of one process."""
+    (folder / "alone.json").write_text(json.dumps({"commands": commands(folder, "alone")}))
+    assert run_all(folder / "alone.json") == 0
+    return folder / "alone"
+
+
+@pytest.mark.parametrize(("name", "settings"), [("parallel", {}), ("sharded", FSDP2)], ids=["ddp", "fsdp2"])
+def test_two_ranks_give_the_numbers_of_one_process(
+    name: str, settings: dict[str, str], folder: Path, alone: Path
+) -> None:
+    asked = {"commands": commands(folder, name), "checks": True}
+    (folder / f"{name}.json").write_text(json.dumps(asked))
+    launch([*TWO, "-m", "tests.recipes.launched", str(folder / f"{name}.json")], **settings)
+    for arguments in asked["commands"]:
+        found = Path(arguments[-1])
+        same_records(found / "metrics.jsonl", alone / found.name / "metrics.jsonl")
+        for file in found.rglob("model.safetensors"):
+            one, other = load_file(file), load_file(alone / file.relative_to(folder / name))
+            assert one.keys() == other.keys()
+            for key, tensor in one.items():
+                assert torch.allclose(tensor, other[key], rtol=0, atol=TOLERANCE), key
+    assert list((folder / name).rglob("model.safetensors"))
+    assert not [*(folder / name).rglob("checkpoint*.pt"), *(folder / name).rglob("*.partial")]
+
+
+def same_records(found: Path, wanted: Path) -> None:
+    """The same lines, numbers up to the tolerance, times aside."""
+    one, other = ([json.loads(line) for line in file.read_text().splitlines()] for file in (found, wanted))
+    assert len(one) == len(other) > 0
+    for record, expected in zip(one, other, strict=True):
+        assert record.keys() == expected.keys()
+        for key, value in expected.items():
+            assert "seconds" in key or close(record[key], value), (key, record[key], value)
+
+
+def close(one: Any, other: Any) -> bool:
+    if isinstance(other, list):
+        return len(one) == len(other) and all(map(close, one, other))
+    return math.isclose(one, other, rel_tol=TOLERANCE, abs_tol=TOLERANCE) if isinstance(other, float) else one == other
+
+
+def test_what_two_ranks_began_one_process_ends(folder: Path) -> None:
+    """``accelerate launch`` of the command line, killed at once after a checkpoint; the same command, alone."""
+
+    def command(name: str) -> list[str]:
+        (adapt, *_), output = commands(folder, name), str(folder / name)
+        return [*adapt[:-1], output, "--softness", "0.5", "1", "--epochs", "30", "--augment", "crop"]
+
+    options = ["--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--main_process_port", "0"]
+    options += ["--mixed_precision", "no", "--dynamo_backend", "no", "--module", "equidial.cli"]
+    accelerate = [sys.executable, "-m", "accelerate.commands.launch", *options]
+    process = launch([*accelerate, *command("killed")], wait=False)
+    try:
+        log, before = folder / "killed" / "metrics.jsonl", time.monotonic()
+        checkpoint = folder / "killed" / "checkpoint-softness-1-seed-0.pt"
+        while not checkpoint.is_file():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() - before < 200
+            time.sleep(0.01)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+    ended = len([line for line in log.read_text().splitlines() if '"tuned"' in line])
+    assert ended == 1, "the first position is done, the second is not"
+    assert checkpoint.is_file()
+    for name in ("killed", "whole"):
+        (folder / "resumed.json").write_text(json.dumps({"commands": [command(name)]}))
+        assert run_all(folder / "resumed.json") == 0
+    same_records(log, folder / "whole" / "metrics.jsonl")
+    assert not list((folder / "killed").glob("checkpoint*"))
+    assert not (folder / "killed" / "run.lock").exists()
+
+
+def test_several_processes_need_accelerate(folder: Path) -> None:
+    """Said once, by the rank that speaks, before anything is read."""
+    hidden = "import sys; sys.modules['accelerate'] = None; from equidial.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = [sys.executable, "-c", hidden, *commands(folder, "none")[0]]
+    for rank, wanted in (("0", "pip install 'equidial[train]'"), ("1", "")):
+        process = launch(arguments, wait=False, WORLD_SIZE="2", RANK=rank)
+        said, _ = process.communicate(timeout=120)
+        assert process.returncode == 2
+        assert wanted in said if wanted else not said
+    assert not (folder / "none").exists()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_one_process_needs_no_other(batch_size: int, tmp_path: Path) -> None:
+    """Alone nothing is asked of a batch, and WORLD_SIZE=1 is alone."""
+    model = torch.nn.Linear(2, 1)
+    history = fit(model, 3, lambda rows, _: model(torch.ones(len(rows), 2)).sum(), Training(1, batch_size), seed=0)
+    assert len(history) == 1
