@@ -39,23 +39,38 @@ def norms() -> None:
     """Batch normalisation in training: outputs, gradients and statistics of all rows, shares uneven."""
     for norm, shape in ((nn.BatchNorm1d(3), ()), (nn.BatchNorm2d(3), (4, 5)), (nn.BatchNorm1d(3, affine=False), (7,))):
         norm.momentum = None if shape else 0.3
-        torch.manual_seed(0)
-        x, ours = torch.randn(5, 3, *shape) * 3 + 20, copy.deepcopy(norm)
-        model, whole = nn.Sequential(nn.Conv1d(3, 3, 1) if shape == (7,) else nn.Identity(), ours), None
+        norm.double()
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(5, 3, *shape, generator=generator, dtype=torch.float64) * 3 + 20
+        ours = copy.deepcopy(norm)
+        model = nn.Sequential(nn.Identity(), ours)
         for places in (5, 4):
             with shared(model):
                 found = model(x[:places])
-            whole = copy.deepcopy(model[0])
-            wanted = norm(whole(x[:places]))
-            assert (found - wanted).abs().max() < TOLERANCE
-            found.square().mul(torch.arange(3.0).view(-1, *[1] * len(shape))).sum().backward()
-            wanted.square().mul(torch.arange(3.0).view(-1, *[1] * len(shape))).sum().backward()
+            wanted = norm(x[:places])
+            assert (found - wanted).abs().max() < 1e-12
+            for output in (found, wanted) if norm.affine else ():
+                output.pow(3).sum().backward()
         for (name, one), other in zip(ours.state_dict().items(), norm.state_dict().values(), strict=True):
-            assert torch.allclose(one, other, rtol=1e-5), name
+            assert torch.allclose(one, other, rtol=1e-12), name
         for (name, one), other in zip(ours.named_parameters(), norm.parameters(), strict=True):
             assert one.grad is not None
             total = averaged(one.grad)
-            assert torch.allclose(total, torch.as_tensor(other.grad), rtol=1e-4, atol=1e-4), name
+            assert torch.allclose(total, torch.as_tensor(other.grad), rtol=1e-10, atol=1e-10), name
+
+    layer, first = nn.Linear(4, 3, bias=False).double(), nn.BatchNorm1d(3).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(12.0).sin().view(3, 4))
+    x = torch.randn(5, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    model = nn.Sequential(layer, first)
+    model(x).pow(3).sum().backward()
+    assert layer.weight.grad is not None
+    wanted, layer.weight.grad = layer.weight.grad, None
+    with shared(model):
+        found = model(x)
+    found.pow(3).sum().backward()
+    assert wanted.abs().max() > 0.1
+    assert torch.allclose(averaged(torch.as_tensor(layer.weight.grad)), wanted, rtol=1e-10, atol=1e-10)
 
 
 def averaged(x: torch.Tensor) -> torch.Tensor:
