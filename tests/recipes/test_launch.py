@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         np.savez(folder / f"{name}.npz", **arrays)
     (folder / "net.py").write_text(
         "import os\nfrom pathlib import Path\n\nimport torch\nfrom tests.adapters.models import cnn\n\n\n"
-        "def build():\n    torch.manual_seed(1)\n"
+        "def build():\n    torch.manual_seed(int(os.environ.get('RANK', 0)))\n"
         "    if 'RANK' in os.environ:\n        Path(__file__).with_name(f'rank-{os.getpid()}').touch()\n"
         "    return cnn()\n"
     )
@@ -182,3 +182,58 @@ def test_one_process_needs_no_other(batch_size: int, tmp_path: Path) -> None:
     model = torch.nn.Linear(2, 1)
     history = fit(model, 3, lambda rows, _: model(torch.ones(len(rows), 2)).sum(), Training(1, batch_size), seed=0)
     assert len(history) == 1
+
+
+# -- The files to copy
+
+
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp2", "FSDP")])
+def test_configurations_are_those_of_accelerate(name: str, kind: str) -> None:
+    """accelerate refuses keys that it does not know."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(LAUNCH / f"{name}.yaml"))
+    assert config.distributed_type.value == kind
+    assert (config.num_processes, config.num_machines) == (2, 1)
+    if name == "fsdp2":
+        assert config.fsdp_config["fsdp_version"] == 2
+
+
+@pytest.mark.parametrize("name", ["slurm.sbatch", "ssh.sh"])
+def test_scripts_are_shell(name: str) -> None:
+    """bash reads them whole, and both start the module of the command line."""
+    subprocess.run(["bash", "-n", str(LAUNCH / name)], check=True)
+    assert "--module equidial.cli" in (LAUNCH / name).read_text()
+
+
+def test_the_ssh_script_starts_every_host(tmp_path: Path) -> None:
+    """Each once, in order, with its rank; arguments keep their spaces; where one fails, the script does."""
+    fake = tmp_path / "ssh"
+    fake.write_text('#!/bin/bash\nprintf "%s|" "$@"\necho\n[ "$2" != broken ]\n')
+    fake.chmod(0o755)
+    (tmp_path / "hosts").write_text("# two\nnode-a\n\nnode-b\n")
+    command = ["bash", str(LAUNCH / "ssh.sh"), str(tmp_path / "hosts"), "4", "adapt", "--data", "a b"]
+    path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(command, env=path, capture_output=True, text=True, check=True)
+    lines = sorted(line for line in done.stdout.splitlines() if "torchrun" in line)
+    assert [line.split("|")[1] for line in lines] == ["node-a", "node-b"]
+    for rank, line in enumerate(lines):
+        assert f"--nnodes 2 --node_rank {rank} --nproc_per_node 4" in line
+        assert "--master_addr node-a" in line
+        assert "adapt --data a\\ b" in line
+    (tmp_path / "hosts").write_text("node-a\nbroken\n")
+    assert subprocess.run(command, env=path, capture_output=True, check=False).returncode
+
+
+def test_the_slurm_script_meets_at_the_first_node(tmp_path: Path) -> None:
+    """With SLURM's programs replaced by ones that print what they are given."""
+    for name, body in (("srun", 'printf "%s|" "$@"'), ("scontrol", "echo n1; echo n2")):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    settings = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "32", "SLURM_JOB_ID": "7"}
+    path = {**os.environ, **settings, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    command = ["bash", str(LAUNCH / "slurm.sbatch"), "adapt", "--data", "a b"]
+    said = subprocess.run(command, env=path, capture_output=True, text=True, check=True).stdout
+    assert said.startswith("torchrun|--nnodes|2|--nproc_per_node|4|")
+    assert "--rdzv_endpoint|n1:29500|--rdzv_id|7|" in said
+    assert said.endswith("--module|equidial.cli|adapt|--data|a b|")

@@ -22,7 +22,7 @@ from equidial.data import Augmentation, Images, load_images, loader
 from equidial.errors import ArgumentError, explain
 from equidial.filters import Dial, Response
 from equidial.recipes._models import check_fits, hub_name, load_model
-from equidial.recipes._ranks import check_rows, device_of_ranks, on_main
+from equidial.recipes._ranks import check_rows, device_of_ranks, on_main, world
 from equidial.recipes._run_folder import Identity, RunFolder
 from equidial.recipes._together import shared, together
 from equidial.recipes._training import divergence, freeze_norms, restore_statistics, taught
@@ -152,6 +152,8 @@ def run(config: Adapt, progress: Progress | None = None) -> list[Outcome]:
     config.check()
     images = load_images(config.data, size=config.image_size, mean=config.mean, std=config.std)
     model = load_model(config.model, config.weights)
+    if world() > 1:  # a function of a FILE.py may draw weights at random
+        model.load_state_dict(on_main(model.state_dict))
     check_fits(model, images)
     # whatever cannot work fails here, before the folder is made; strides that break the symmetry are told once
     ed.unload(ed.soften(model, replace(config.soft_config(config.softness[0]), image_size=images.shape[1:])))
