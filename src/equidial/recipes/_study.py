@@ -289,7 +289,7 @@ def fit(
 
 def read_checkpoint(file: Path) -> dict[str, Any] | None:
     """The state in a file, if it is there."""
-    return torch.load(file, weights_only=True) if file.is_file() else None
+    return torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else None
 
 
 def write_checkpoint(file: Path, state: Mapping[str, Any]) -> None:

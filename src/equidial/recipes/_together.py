@@ -235,9 +235,11 @@ def _whole_gradients(model: nn.Module) -> Iterator[None]:
     for samples in found:
         angles = samples.angles
         samples.angles = lambda like, angles=angles: _Averaged.apply(angles(like))
-    yield
-    for samples in found:
-        del samples.angles
+    try:
+        yield
+    finally:
+        for samples in found:
+            del samples.angles
 
 
 class Trainer:

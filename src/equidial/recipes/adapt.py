@@ -154,12 +154,13 @@ def run(config: Adapt, progress: Progress | None = None) -> list[Outcome]:
     model = load_model(config.model, config.weights)
     if world() > 1:  # a function of a FILE.py may draw weights at random
         model.load_state_dict(on_main(model.state_dict))
+    model.to(device_of_ranks(next(model.parameters()).device))
     check_fits(model, images)
     # whatever cannot work fails here, before the folder is made; strides that break the symmetry are told once
     ed.unload(ed.soften(model, replace(config.soft_config(config.softness[0]), image_size=images.shape[1:])))
     if config.loss == "distillation":
-        images = replace(images, train=taught(model, images.train, config.batch_size))
-    model.to(device_of_ranks(next(model.parameters()).device))
+        with shared(model):
+            images = replace(images, train=taught(model, images.train, config.batch_size))
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     restored: dict[str, torch.Tensor] = {}
     if config.norm == "matched":
