@@ -30,7 +30,7 @@ def run_all(file: Path) -> int:
     """The largest exit code of the commands in a file; the checks raise."""
     asked = json.loads(file.read_text())
     if asked.get("checks"):
-        for check in (norms, shapes, walks, optimizers, refusals):
+        for check in (norms, shapes, walks, optimizers, parts, refusals):
             check()
     return max(main(arguments) for arguments in asked["commands"])
 
@@ -169,6 +169,27 @@ def optimizers() -> None:
             assert torch.allclose(found[place][name], value, atol=TOLERANCE), name
             assert torch.allclose(state["optimizer"]["state"][place][name], value, atol=TOLERANCE), name
     assert not any(hasattr(v, "full_tensor") for v in state["model"].values())
+
+
+def parts() -> None:
+    """A step that passes part of its batch back by itself, as ``imagenet`` does, under DDP; twice."""
+    if sharded():
+        return
+    torch.manual_seed(0)
+    model, x = nn.Linear(4, 3), torch.randn(7, 4, generator=torch.Generator().manual_seed(0))
+
+    def step() -> torch.Tensor:
+        model(x[:4]).pow(3).sum().backward()
+        return model(x[4:]).pow(3).sum()
+
+    model(x).pow(3).sum().backward()
+    wanted = torch.as_tensor(model.weight.grad).clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    with together(model, optimizer, step) as trainer:
+        for _ in range(2):
+            optimizer.zero_grad()
+            trainer().backward()
+            assert torch.allclose(torch.as_tensor(model.weight.grad), wanted, rtol=1e-5)
 
 
 def refusals() -> None:

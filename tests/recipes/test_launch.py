@@ -209,7 +209,7 @@ def test_scripts_are_shell(name: str) -> None:
 def test_the_ssh_script_starts_every_host(tmp_path: Path) -> None:
     """Each once, in order, with its rank; arguments keep their spaces; where one fails, the script does."""
     fake = tmp_path / "ssh"
-    fake.write_text('#!/bin/bash\nprintf "%s|" "$@"\necho\n[ "$2" != broken ]\n')
+    fake.write_text('#!/bin/bash\necho "$(printf "%s|" "$@")"\n[ "$2" != broken ]\n')
     fake.chmod(0o755)
     (tmp_path / "hosts").write_text("# two\nnode-a\n\nnode-b\n")
     command = ["bash", str(LAUNCH / "ssh.sh"), str(tmp_path / "hosts"), "4", "adapt", "--data", "a b"]
