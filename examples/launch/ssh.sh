@@ -19,4 +19,4 @@ for rank in "${!hosts[@]}"; do
   pids+=($!)
 done
 trap 'kill "${pids[@]}" 2> /dev/null || true' EXIT
-for pid in "${pids[@]}"; do wait "$pid"; done
+for _ in "${pids[@]}"; do wait -n; done # the first that fails ends the others
