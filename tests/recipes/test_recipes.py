@@ -102,8 +102,10 @@ def test_an_adaptation_and_its_folder(tmp_path: Path) -> None:
 
     records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {r["stage"] for r in records} == {"softened", "epoch", "tuned"}
-    with pytest.raises(ArgumentError, match="holds one"):
-        run(config)
+    with pytest.raises(ArgumentError, match="holds one with another epochs"):
+        run(replace(config, epochs=2))
+    assert run(config) == outcomes, "all is done, and read"
+    assert [json.loads(x) for x in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()] == records
 
     for number, strip in enumerate(dial_pictures(load_model("demo"), config.soft_config(0.0), (0.0, 0.5, 1.0))):
         strip.save(tmp_path / "run" / f"pictures-{number}.npz")

@@ -11,12 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
 import equidial as ed
 from equidial.data import Split, load_images, loader
+from equidial.errors import ArgumentError
 from equidial.metrics import invariance_kl
 from equidial.recipes import Adapt, load_model
 from equidial.recipes._training import divergence, freeze_norms, restore_statistics, taught
@@ -182,3 +184,52 @@ def test_epsilon_can_be_left_out(adaptation: Adapt, tmp_path: Path) -> None:
     assert "| – |" in write_table(adaptation.output).read_text()
     some = run(replace(adaptation, epochs=0, epsilon_images=2, output=tmp_path / "some"))[0]
     assert some.tuned.epsilon > 0
+
+
+@pytest.mark.parametrize("stop", [2, 4, 6], ids=["before an epoch ended", "within", "after the last step"])
+def test_an_interrupted_adaptation_ends_as_an_uninterrupted_one(adaptation: Adapt, tmp_path: Path, stop: int) -> None:
+    """The second of two positions is cut off; the first is read, the second goes on from its last epoch."""
+    config = replace(adaptation, softness=(0.5, 0.0), norm="train", augment="group")
+    whole = run(replace(config, output=tmp_path / "whole"))
+
+    class Stop(Exception):
+        pass
+
+    def progress(done: int, total: int, text: str) -> None:
+        if done == 7 + stop:  # three batches, two epochs, one line at the end
+            raise Stop
+
+    with pytest.raises(Stop):
+        run(config, progress)
+    log = config.output / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"stage": "epo')  # the machine went away
+    steps: list[tuple[int, int, str]] = []
+    found = run(config, lambda *step: steps.append(step))
+    said = [text for _, _, text in steps]
+    assert said[0] == "softness 0.5 seed 0 is done"
+    assert ("softness 0 seed 0 goes on" in said) == (stop > 3)
+    assert len([text for text in said if "loss" in text]) == (6 if stop <= 3 else 3)
+    assert steps[-1][:2] == (14, 14)
+    for one, other in zip(found, whole, strict=True):
+        assert (one.softened, one.tuned) == (other.softened, other.tuned) or one.tuned.epsilon != one.tuned.epsilon
+        assert one.tuned.iErr == other.tuned.iErr
+    for file in (tmp_path / "whole").rglob("model.safetensors"):
+        one, other = load_file(file), load_file(config.output / file.relative_to(tmp_path / "whole"))
+        assert all(torch.equal(one[key], other[key]) for key in one)
+    stages = [json.loads(line)["stage"] for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+    assert stages == ["softened", "epoch", "epoch", "tuned"] * 2
+    assert not list(config.output.glob("checkpoint*"))
+
+
+def test_a_folder_is_one_process_s(adaptation: Adapt) -> None:
+    """Another process in it, or another adaptation, is refused and told."""
+    adaptation.output.mkdir()
+    with (
+        FileLock(adaptation.output / "run.lock"),
+        pytest.raises(ArgumentError, match="no other process works in"),
+    ):
+        run(adaptation)
+    assert not (adaptation.output / "metrics.jsonl").exists()
+    (adaptation.output / "config.json").write_text('{"recipe": "mnist"}')
+    with pytest.raises(ArgumentError, match="another model"):
+        run(adaptation)

@@ -23,13 +23,19 @@ from equidial.cli._reproduce import Reproduce
 from equidial.data import load_images, loader
 from equidial.errors import ArgumentError, EquidialWarning, GroupActionError, explain
 from equidial.recipes import STUDIES, Adapt, Demo, check_fits, load_model
+from equidial.recipes._ranks import is_main, on_main
 from equidial.recipes.adapt import Outcome, Progress, run
 
 
 def demo(command: Demo) -> None:
     """Adapt the embedded model and write its report; an earlier demo in the folder is replaced."""
-    folder, adaptation = command.output, command.adaptation()
+    adaptation = command.adaptation()
     adaptation.check_values()
+    on_main(lambda: _cleared(command.output))
+    adapt(adaptation)
+
+
+def _cleared(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / "metrics.jsonl").is_file():
             raise ArgumentError(
@@ -38,28 +44,39 @@ def demo(command: Demo) -> None:
                 )
             )
         shutil.rmtree(folder)
-    adapt(adaptation)
 
 
 def adapt(command: Adapt) -> None:
-    """Adapt a classifier at every dial position, print a table, write the run folder and its report."""
+    """Adapt a classifier at every dial position, print a table, write the run folder and its report.
+
+    On a folder where it was interrupted it goes on. Under a launch rank 0 alone looks at the model as it came, prints
+    and writes.
+    """
     from equidial.reporting import DIAGNOSIS_FILE, dial_pictures, write_report, write_table
 
     command.check()
-    model = load_model(command.model, command.weights)
-    diagnosis = _diagnosed(command, model)
-    pictures = dial_pictures(model, command.soft_config(command.softness[0]), command.softness)
+
+    def looked_at() -> tuple[Any, Any]:
+        model = load_model(command.model, command.weights)
+        diagnosis = _diagnosed(command, model)
+        return diagnosis, dial_pictures(model, command.soft_config(command.softness[0]), command.softness)
+
+    diagnosis, pictures = looked_at() if is_main() else (None, None)
     with warnings.catch_warnings(record=True) as caught, _bar(unit="step") as bar:
         warnings.simplefilter("always", EquidialWarning)
         outcomes = run(command, _progress(bar))
-    notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, EquidialWarning)))
+    if not is_main():
+        return
     if diagnosis is not None:
         diagnosis.save(command.output / DIAGNOSIS_FILE)
-    for number, strip in enumerate(pictures):
+    for number, strip in enumerate(pictures or ()):
         strip.save(command.output / f"pictures-{number}.npz")
-    if notes:
-        settings = json.loads((command.output / "config.json").read_text())
-        (command.output / "config.json").write_text(json.dumps(settings | {"warnings": notes}, indent=2) + "\n")
+    settings = json.loads((command.output / "config.json").read_text())
+    before = settings.get("warnings", [])
+    notes = list(dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, EquidialWarning)))
+    if not set(notes) <= set(before):
+        settings["warnings"] = list(dict.fromkeys([*before, *notes]))
+        (command.output / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     for note in notes:
         print(f"note: {note}")
     print(_table(outcomes))
@@ -226,6 +243,8 @@ def reproduce(command: Reproduce) -> None:
     with _bar(unit="training") as bar:
         run = next(run for made, run in STUDIES.values() if isinstance(recipe, made))
         run(recipe, _progress(bar))
+    if not is_main():
+        return
     print(write_study(recipe.output).read_text())
     print(f"results: {recipe.output / 'results.md'}")
 
@@ -241,10 +260,13 @@ COMMANDS: tuple[tuple[str, type, Callable[[Any], None], str], ...] = (
     ("push", Push, push, "Put a saved folder on the Hugging Face hub (log in first: hf auth login)."),
 )
 
+TOGETHER = (Demo, Adapt, Reproduce)
+"""What all ranks of a launch run; the rest is for rank 0."""
+
 
 def _bar(*arguments: Any, unit: str) -> tqdm[Any]:
     """A progress bar on a terminal; elsewhere finished dial positions are logged, one a line."""
-    return tqdm(*arguments, unit=unit, dynamic_ncols=True, disable=None)
+    return tqdm(*arguments, unit=unit, dynamic_ncols=True, disable=None if is_main() else True)
 
 
 def _progress(bar: tqdm[Any]) -> Progress:

@@ -38,18 +38,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = tyro.cli(
         union, prog="equidial", description=DESCRIPTION, args=arguments, config=(tyro.conf.OmitArgPrefixes,)
     )
-    if not sys.stderr.isatty():
+    from equidial.recipes._ranks import is_main
+
+    if not is_main() and type(command) not in _commands.TOGETHER:
+        return 0
+    if not sys.stderr.isatty() and is_main():
         logging.basicConfig(format="%(message)s", stream=sys.stderr)
         logging.getLogger("equidial").setLevel(logging.INFO)
         for handler in logging.getLogger().handlers:
             handler.addFilter(_Once())
     with warnings.catch_warnings():
         warnings.simplefilter("always", EquidialWarning)
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _show_warning if is_main() else _show_nothing
         try:
             runs[type(command)](command)
         except EquidialError as error:
-            print(f"error: {error}", file=sys.stderr)
+            if is_main():
+                print(f"error: {error}", file=sys.stderr)
             return 2
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
@@ -69,6 +74,10 @@ class _Once(logging.Filter):
         new = message not in self.seen
         self.seen.add(message)
         return new
+
+
+def _show_nothing(*_: Any, **kwargs: Any) -> None:
+    """Rank 0 says it already."""
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *rest: Any, **kwargs: Any) -> None:

@@ -12,6 +12,7 @@ from torch.nn import functional
 import equidial as ed
 from equidial.groups import GroupElement
 from equidial.metrics import rotate_bilinear, transform_images
+from equidial.recipes._together import shared
 
 
 def crop_flip(x: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -67,5 +68,6 @@ def scores(
     model: nn.Module, batches: Iterable[Any], group: str, elements: Sequence[GroupElement] | None = None
 ) -> dict[str, float]:
     """Acc, aAcc, cAcc and iErr of :func:`equidial.measure`."""
-    found = ed.measure(model, batches, group, elements=elements, epsilon_images=0)
+    with shared(model):
+        found = ed.measure(model, batches, group, elements=elements, epsilon_images=0)
     return {name: found[name] for name in ("Acc", "aAcc", "cAcc", "iErr")}

@@ -49,10 +49,10 @@ def layered_adamw(model: nn.Module, rate: float, decay: float, layer_decay: floa
 
 def clip_gradients(optimizer: torch.optim.Optimizer, norm: float) -> None:
     """From now on, every step sees the gradient of all parameters shortened to this norm."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
 
-    def clip(*_: Any) -> None:
-        nn.utils.clip_grad_norm_(parameters, norm)
+    def clip(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        # asked for at each step: FSDP2 puts shards in their place
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], norm)
 
     optimizer.register_step_pre_hook(clip)
 

@@ -24,6 +24,7 @@ from equidial.recipes._dense_moves import Moves, moved, turned_together
 from equidial.recipes._schedule import clip_gradients
 from equidial.recipes._segmenters import Segmenter, check_segmenter, load_segmenter
 from equidial.recipes._study import Training, check_named, fit
+from equidial.recipes._together import shared
 from equidial.recipes._training import restore_statistics
 
 STATISTICS = 8  # batches from which batch norm is restored and re-estimated
@@ -245,12 +246,13 @@ def fine_tuned(
 
 def tested(plan: Plan, network: Segmenter, part: Segmentations, elements: Sequence[GroupElement]) -> SegmentationScores:
     """``ed.measure`` on the images of a part."""
-    return ed.measure(
-        network.model,
-        plan.batches(part, network),
-        plan.sizes.group,
-        task="segmentation",
-        elements=elements,
-        epsilon_images=0,
-        ignore_index=IGNORED,
-    )
+    with shared(network.model):
+        return ed.measure(
+            network.model,
+            plan.batches(part, network),
+            plan.sizes.group,
+            task="segmentation",
+            elements=elements,
+            epsilon_images=0,
+            ignore_index=IGNORED,
+        )

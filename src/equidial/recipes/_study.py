@@ -3,7 +3,8 @@
 A study is many trainings, each with a key of its own (method, seed, ...). Its folder holds ``config.json``,
 ``metrics.jsonl`` with one finished training a line, and checkpoints of the one that is under way. The same command on
 the same folder goes on where it ended, and ends with the numbers of an uninterrupted run: every epoch draws from
-generators seeded by ``(seed, epoch)``. Started more than once on one folder, the processes share the trainings.
+generators seeded by ``(seed, epoch)``. Started more than once on one folder, the processes share the trainings; the
+ranks of one launch (:mod:`equidial.recipes._ranks`) work together on each, and only rank 0 touches the folder.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ import equidial as ed
 from equidial.baselines import PartialSamples
 from equidial.errors import ArgumentError, explain
 from equidial.nn import learned_frequencies
+from equidial.recipes._ranks import PATIENCE, check_rows, is_main, on_main, sharded
+from equidial.recipes._together import shared, together
 
 logger = logging.getLogger("equidial")
 
@@ -72,6 +75,10 @@ class Study:
 
     def __init__(self, folder: Path, name: str, settings: Mapping[str, Any]):
         self.folder, self.log = folder, folder / _LOG
+        on_main(lambda: self._open(name, settings))
+
+    def _open(self, name: str, settings: Mapping[str, Any]) -> None:
+        folder = self.folder
         wanted = json.loads(json.dumps({"recipe": name, "settings": dict(settings)}, default=str))
         config, lock = folder / "config.json", folder / "config.lock"
         # listed before the question whether it is a study: another process may be making it now
@@ -102,20 +109,40 @@ class Study:
         training goes on here from its checkpoint.
         """
         found: dict[int, dict[str, Any]] = {}
-        for timeout in (0, -1):  # what is free, then what others had taken
+        for wait in (False, True):  # what is free, then what others had taken
             for place, key in enumerate(keys):
                 if place in found:
                     continue
                 if progress is not None:
                     progress(len(found), len(keys), ", ".join(str(value) for value in key.values()))
-                try:
-                    with FileLock(self.checkpoint(key).with_suffix(".lock"), timeout=timeout):
-                        found[place] = self.finished(key) or self.finish(key, train(key))
-                except Timeout:
-                    continue
+                record = self._settled(key, train, wait)
+                if record is not None:
+                    found[place] = record
         if progress is not None:
             progress(len(keys), len(keys), "done")
         return [found[place] for place in range(len(keys))]
+
+    def _settled(self, key: Key, train: Callable[[Key], Mapping[str, Any]], wait: bool) -> dict[str, Any] | None:
+        """A record, trained for if need be; ``None`` for one that another process has under way, unless we wait."""
+        lock = FileLock(self.checkpoint(key).with_suffix(".lock"))
+
+        def take() -> tuple[bool, dict[str, Any] | None]:
+            try:
+                lock.acquire(timeout=PATIENCE if wait else 0)
+            except Timeout:
+                return False, None
+            return True, self.finished(key)
+
+        while True:
+            ours, record = on_main(take)
+            if ours:
+                break
+            if not wait:
+                return None
+        try:
+            return record or self.finish(key, train(key))
+        finally:
+            lock.release()
 
     def finished(self, key: Key) -> dict[str, Any] | None:
         """The record of a training that is done."""
@@ -124,6 +151,9 @@ class Study:
 
     def finish(self, key: Key, result: Mapping[str, Any]) -> dict[str, Any]:
         """Write a record and drop its checkpoint."""
+        return on_main(lambda: self._write(key, result))
+
+    def _write(self, key: Key, result: Mapping[str, Any]) -> dict[str, Any]:
         record = {**key, **result}
         with FileLock(self.log.with_suffix(".lock")), self.log.open("a+") as file:
             file.seek(0)
@@ -198,8 +228,10 @@ def fit(
     ``every`` so many epochs, read at the start if it is there; the result is the same. The last weights are kept: none
     are chosen by looking. ``optimizer``: default Adam; one that is given keeps its rates at the top of the course.
     ``feed(batches, epoch)``: yields what ``loss_of`` gets in place of the rows of each batch, as a loader with workers
-    does that read ahead.
+    does that read ahead. Under a launch every rank calls it alike, and ``loss_of`` stays as it is: see
+    :mod:`equidial.recipes._together`; batches need a row for each rank.
     """
+    check_rows(min(count, training.batch_size))
     partial = [m for m in model.modules() if isinstance(m, PartialSamples)]
     symmetry = [*learned_frequencies(model), *(m.support for m in partial if isinstance(m.support, nn.Parameter))]
     own = {id(p) for p in symmetry}
@@ -212,44 +244,62 @@ def fit(
         optimizer, lambda t: _course(t, steps * training.epochs, training.warmup * steps)
     )
     history: list[dict[str, Any]] = []
-    if checkpoint is not None and checkpoint.is_file():
-        state = torch.load(checkpoint, weights_only=True)
+    state = None if checkpoint is None else on_main(lambda: read_checkpoint(checkpoint))
+    if state is not None:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         history = json.loads(state["history"])
-    for epoch in range(len(history), training.epochs):
-        start = time.perf_counter()
-        generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
-        torch.manual_seed(1_000_003 * seed + epoch)  # dropout, random offsets
-        model.train()
-        total = 0.0
-        batches = torch.randperm(count, generator=generator).split(training.batch_size)
-        for rows, batch in zip(batches, batches if feed is None else feed(batches, epoch), strict=True):
-            optimizer.zero_grad()
-            loss = loss_of(batch, generator)
-            total += float(loss.detach()) * len(rows)
-            if training.penalty and learned_frequencies(model):
-                loss = loss + training.penalty * ed.relaxation_penalty(model, 2)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-        entry = {
-            "loss": total / count,
-            "omega_prime": [float(p.detach()) for p in learned_frequencies(model)],
-            "support": [m.share for m in partial],
-            "seconds": time.perf_counter() - start,
-        }
-        history.append(entry)
-        if checkpoint is not None and (epoch + 1) % every == 0:
-            unfinished = checkpoint.with_suffix(".partial")
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            state |= {"schedule": schedule.state_dict(), "history": json.dumps(history)}
-            torch.save(state, unfinished)
-            unfinished.replace(checkpoint)
-        if on_epoch is not None:
-            on_epoch(epoch + 1, entry["loss"])
+    if symmetry and sharded():
+        raise ArgumentError(explain("no learned symmetry under FSDP2", f"{len(symmetry)} numbers", "launch with DDP"))
+
+    def step(batch: Any, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        loss = loss_of(batch, generator)
+        if training.penalty and learned_frequencies(model):
+            return loss.detach(), loss + training.penalty * ed.relaxation_penalty(model, 2)
+        return loss.detach(), loss
+
+    with together(model, optimizer, step) as trainer:
+        for epoch in range(len(history), training.epochs):
+            start = time.perf_counter()
+            generator = torch.Generator().manual_seed(1_000_003 * seed + epoch)
+            torch.manual_seed(1_000_003 * seed + epoch)  # dropout, random offsets
+            model.train()
+            total = 0.0
+            batches = torch.randperm(count, generator=generator).split(training.batch_size)
+            for rows, batch in zip(batches, batches if feed is None else feed(batches, epoch), strict=True):
+                optimizer.zero_grad()
+                loss, penalised = trainer(batch, generator)
+                total += float(loss) * len(rows)
+                penalised.backward()
+                optimizer.step()
+                schedule.step()
+            entry = {
+                "loss": total / count,
+                "omega_prime": [float(p.detach()) for p in learned_frequencies(model)],
+                "support": [m.share for m in partial],
+                "seconds": time.perf_counter() - start,
+            }
+            history.append(entry)
+            if checkpoint is not None and (epoch + 1) % every == 0:
+                extra = {"schedule": schedule.state_dict(), "history": json.dumps(history)}
+                write_checkpoint(checkpoint, trainer.state() | extra)
+            if on_epoch is not None:
+                on_epoch(epoch + 1, entry["loss"])
     return history
+
+
+def read_checkpoint(file: Path) -> dict[str, Any] | None:
+    """The state in a file, if it is there."""
+    return torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else None
+
+
+def write_checkpoint(file: Path, state: Mapping[str, Any]) -> None:
+    """Replace a file by rank 0's state, whole or not at all."""
+    if is_main():
+        unfinished = file.with_suffix(".partial")
+        torch.save(dict(state), unfinished)
+        unfinished.replace(file)
 
 
 def spent(history: Sequence[Mapping[str, Any]], start: float) -> dict[str, Any]:
@@ -265,7 +315,7 @@ def spent(history: Sequence[Mapping[str, Any]], start: float) -> dict[str, Any]:
 def logits(model: nn.Module, x: torch.Tensor, batch_size: int = 250) -> torch.Tensor:
     """``[n, classes]`` in evaluation mode."""
     model.eval()
-    with torch.no_grad():
+    with shared(model), torch.no_grad():
         return torch.cat([model(part) for part in x.split(batch_size)])
 
 

@@ -89,6 +89,10 @@ class TrajectoryTransformer(nn.Module):
         company = self._company(positions, window, observed)
         return self._steps(positions, company.centre(positions[:, observed - 1]), company, 0, None)
 
+    def together(self, positions: torch.Tensor, window: torch.Tensor, observed: int) -> torch.Tensor:
+        """Rows with equal labels look at one another: they stay on one rank of a launch."""
+        return window
+
     def rollout(
         self, past: torch.Tensor, window: torch.Tensor, steps: int, generator: torch.Generator | None = None
     ) -> torch.Tensor:

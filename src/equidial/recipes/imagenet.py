@@ -30,6 +30,7 @@ from equidial.filters import Response
 from equidial.recipes._images import CropFlip, ImageFiles, Moves, timm_moves
 from equidial.recipes._models import check_fits, load_model
 from equidial.recipes._moves import scores
+from equidial.recipes._ranks import sharded
 from equidial.recipes._schedule import average_weights, clip_gradients, layered_adamw, use_averages
 from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, spent
 
@@ -115,6 +116,9 @@ class ImageNet:
         if plan.epochs < 1 or not plan.learning_rate > 0 or self.image_size < 1 or self.workers < 0:
             got = f"{plan.epochs} epochs, rate {plan.learning_rate}, {self.image_size} px, {self.workers} workers"
             raise ArgumentError(explain("at least an epoch, a rate and a pixel, no negative workers", got, "mend it"))
+        if sharded() and plan.batch_size > SCALES[self.scale].part:
+            got = f"batches of {plan.batch_size} in parts of {SCALES[self.scale].part}"
+            raise ArgumentError(explain("DDP, which adds up the gradients of parts of a batch", got, "leave FSDP2 out"))
         check_named("moves", [self.moves()], get_args(Moves))
         if not (self.data.startswith("hf:") or Path(self.data).is_dir()):
             raise ArgumentError(explain("a folder with train/ and val/, or hf:", repr(self.data), "check the path"))
