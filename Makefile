@@ -11,17 +11,17 @@ ONE_THREAD := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 MKL_NUM_THREADS=1
 TEST_TIMM := $(ONE_THREAD) $(TIMM)/bin/python -m pytest -n 2 tests/timm
 TEST := $(ONE_THREAD) $(BIN)/python -m pytest -n 2 tests
 
-.PHONY: demo test test-all lint architectures docs clean
+.PHONY: demo test test-all lint postgresql architectures docs clean
 
 demo: $(VENV)/.demo  ## The main job on an embedded model: adapt, measure, certify, fold, report.
 	$(BIN)/equidial demo --output runs/demo
 
 # the main run comes last: its closing line is the last one printed
-test: lint $(TIMM)/.test  ## Lint, types, tests; seeded slices of the long property runs.
+test: lint postgresql $(TIMM)/.test  ## Lint, types, tests; seeded slices of the long property runs.
 	$(TEST_TIMM)
 	$(TEST)
 
-test-all: lint $(TIMM)/.test  ## The same with every property run whole, and every cell of the compatibility matrix.
+test-all: lint postgresql $(TIMM)/.test  ## The same with every property run whole, and every cell of the compatibility matrix.
 	EQUIDIAL_HYPOTHESIS=whole EQUIDIAL_DRAWS=20 $(TEST_TIMM)
 	EQUIDIAL_HYPOTHESIS=whole EQUIDIAL_DRAWS=20 EQUIDIAL_MATRIX=whole $(TEST)
 
@@ -29,6 +29,14 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check --quiet $(CHECKED)
 	$(BIN)/ruff format --quiet --check $(CHECKED)
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# the server that tests/sweeps starts for itself; where it is not and cannot be installed, its tests say so
+postgresql:
+	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && ! command -v initdb > /dev/null \
+	    && ! ls /usr/lib/postgresql/*/bin/initdb > /dev/null 2>&1; then \
+	  apt-get update -qq; \
+	  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql > /dev/null || true; \
+	fi
 
 architectures: $(TIMM)/.test  ## The table of docs/results/architectures.md, about half an hour.
 	$(BIN)/python -m benchmarks.architectures --library transformers

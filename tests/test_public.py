@@ -17,7 +17,8 @@ SOURCE = ROOT / "src" / "equidial"
 FILES = sorted(SOURCE.rglob("*.py"))
 ORDER = [
     *("errors", "_version", "groups", "representations", "filters", "certificates"),
-    *("nn", "testing", "metrics", "adapters", "integrations", "baselines", "data", "recipes", "reporting", "cli"),
+    *("nn", "testing", "metrics", "adapters", "integrations", "baselines", "data", "recipes", "sweeps"),
+    *("reporting", "cli"),
 ]
 
 
@@ -82,7 +83,7 @@ def test_the_library_prints_nothing_and_assumes_no_extras() -> None:
         assert len(text.splitlines()) <= 400, f"{path} is long: split it, or say why here"
     probe = (
         "import sys, equidial;"
-        "extras = {'transformers', 'matplotlib', 'sklearn', 'tyro', 'jinja2', 'timm', 'PIL', 'onnx', 'peft'};"
+        "extras = {'transformers', 'matplotlib', 'sklearn', 'tyro', 'jinja2', 'timm', 'PIL', 'onnx', 'peft', 'optuna'};"
         "print(sorted(extras & set(sys.modules)))"
     )
     found = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)

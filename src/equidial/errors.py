@@ -58,6 +58,14 @@ class HubError(EquidialError, OSError):
     """The hub could not be reached, or refused."""
 
 
+class SweepError(EquidialError, RuntimeError):
+    """A sweep cannot be joined, or cannot go on."""
+
+
+class StorageError(EquidialError, OSError):
+    """The storage of a sweep cannot be reached, read or written."""
+
+
 class EquidialWarning(UserWarning):
     """Something that the caller should know and that does not stop the work."""
 

@@ -20,6 +20,8 @@ from equidial.adapters import configured_size, example_images
 from equidial.certificates import check_statistics
 from equidial.cli._options import Certify, CertifySampled, Diagnose, Measure, Push
 from equidial.cli._reproduce import Reproduce
+from equidial.cli._sweep import SweepCommand
+from equidial.cli._sweep import sweep as run_sweep
 from equidial.data import load_images, loader
 from equidial.errors import ArgumentError, EquidialWarning, GroupActionError, explain
 from equidial.recipes import STUDIES, Adapt, Demo, check_fits, load_model
@@ -249,6 +251,12 @@ def reproduce(command: Reproduce) -> None:
     print(f"results: {recipe.output / 'results.md'}")
 
 
+def sweep(command: SweepCommand) -> None:
+    """Run or join a sweep under a bar, or print its status."""
+    with tqdm(unit="trial", dynamic_ncols=True, disable=True if command.status else None) as bar:
+        run_sweep(command, _progress(bar))
+
+
 COMMANDS: tuple[tuple[str, type, Callable[[Any], None], str], ...] = (
     ("demo", Demo, demo, "Embedded model and data, no network: adapt, measure, certify, fold, report."),
     ("adapt", Adapt, adapt, "Adapt a pretrained image classifier at several dial positions."),
@@ -257,6 +265,7 @@ COMMANDS: tuple[tuple[str, type, Callable[[Any], None], str], ...] = (
     ("diagnose", Diagnose, diagnose, "What breaks the symmetry of a network, by how much, and what to do."),
     ("certify-sampled", CertifySampled, certify_sampled, "Bounds of a network's error, with a confidence, from data."),
     ("reproduce", Reproduce, reproduce, "An experiment of the papers, from data to its page of results."),
+    ("sweep", SweepCommand, sweep, "Search a recipe's settings for accuracy and error, with any number of workers."),
     ("push", Push, push, "Put a saved folder on the Hugging Face hub (log in first: hf auth login)."),
 )
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
@@ -25,7 +26,7 @@ from equidial.errors import ArgumentError, explain
 from equidial.filters import Response
 from equidial.recipes._arrays import stacked
 from equidial.recipes._moves import scores
-from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, spent
+from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, fit_classifier, spent
 
 NAME = "mnist"
 _MEAN, _STD = 0.1307, 0.3081  # of MNIST
@@ -98,6 +99,34 @@ def network(widths: tuple[int, int, int], channels: int, classes: int) -> nn.Seq
 
 
 @dataclass(frozen=True)
+class MnistTraining:
+    """One training from scratch, as the study makes many: what a sweep varies."""
+
+    data: str
+    """As of :class:`Mnist`."""
+    scale: Literal["small", "paper"] = "small"
+    """Of the network, and of what is not given here."""
+    group: str = "C4"
+    """C4, C8, SO2, ..."""
+    softness: float = 0.1
+    """Position of the dial."""
+    response: Response = "nearest"
+    """nearest, hard, taper, exponential."""
+    learning_rate: float | None = None
+    """At the top of its course. Default: of the scale."""
+    epochs: int | None = None
+    """Default: of the scale."""
+
+    def check(self) -> None:
+        """Raises ``ArgumentError`` for values without a meaning."""
+        ed.SoftEquivarianceConfig(group=self.group, softness=self.softness, response=self.response)
+        check_named("scale", (self.scale,), tuple(SCALES))
+        if (self.learning_rate is not None and not self.learning_rate > 0) or (self.epochs or 1) < 1:
+            got = f"learning_rate={self.learning_rate}, epochs={self.epochs}"
+            raise ArgumentError(explain("a learning rate above 0 and at least one epoch", got, "mend it"))
+
+
+@dataclass(frozen=True)
 class _Data:
     x: torch.Tensor
     y: torch.Tensor
@@ -109,14 +138,42 @@ class _Data:
 def run(recipe: Mnist, progress: Progress | None = None) -> list[dict[str, Any]]:
     """Train what is not yet trained; returns one record per training. Raises as :meth:`Mnist.check`."""
     recipe.check()
-    images = load_images(recipe.data, mean=(_MEAN,), std=(_STD,))
-    if images.shape[1] != images.shape[2] or images.shape[1] % 4:
-        got = f"{images.shape[1]}x{images.shape[2]} pixels"
-        raise ArgumentError(explain("square images whose side is a multiple of 4", got, "pass MNIST, or resize them"))
-    data = _Data(*stacked(images.train), *stacked(images.test), len(images.classes))
+    data = _loaded(recipe.data)
     settings = {k: v for k, v in asdict(recipe).items() if k not in ("output", "data")}
     study = Study(recipe.output, NAME, settings)
     return study.collect(list(_keys(recipe)), lambda key: _train(recipe, study, key, data), progress)
+
+
+def train_one(training: MnistTraining, seed: int, folder: Path) -> dict[str, Any]:
+    """Train one network on the dial and write its folded weights and certificate into ``folder``.
+
+    Returns scores as :func:`run` records them. Raises as :meth:`MnistTraining.check`.
+    """
+    training.check()
+    data, sizes = _loaded(training.data), SCALES[training.scale]
+    torch.manual_seed(seed)
+    model = network(sizes.widths, data.x.shape[1], data.classes)
+    config = ed.SoftEquivarianceConfig(group=training.group, softness=training.softness, response=training.response)
+    ed.soften(model, config)
+    rate, epochs = training.learning_rate or sizes.training.learning_rate, training.epochs or sizes.training.epochs
+    fit_classifier(model, data.x, data.y, replace(sizes.training, learning_rate=rate, epochs=epochs), seed)
+    ed.fold(model)
+    certificate = ed.certify(model, config)
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, folder / "model.safetensors")
+    certificate.save(folder / "certificate.json")
+    return {**_scores(model, data, training.group), "bound": float(certificate.bound)}
+
+
+def _loaded(path: str) -> _Data:
+    images = load_images(path, mean=(_MEAN,), std=(_STD,))
+    if images.shape[1] != images.shape[2] or images.shape[1] % 4:
+        got = f"{images.shape[1]}x{images.shape[2]} pixels"
+        raise ArgumentError(explain("square images whose side is a multiple of 4", got, "pass MNIST, or resize them"))
+    return _Data(*stacked(images.train), *stacked(images.test), len(images.classes))
+
+
+def _scores(model: nn.Module, data: _Data, group: str) -> dict[str, float]:
+    return scores(model, zip(data.x_test.split(500), data.y_test.split(500), strict=True), group)
 
 
 def _keys(recipe: Mnist) -> Iterator[dict[str, Any]]:
@@ -148,9 +205,8 @@ def _train(recipe: Mnist, study: Study, key: Key, data: _Data) -> dict[str, Any]
 
     history = fit(model, len(data.x), loss_of, plan, key["seed"], study.checkpoint(key))
     (fold_rpp if rpp else ed.fold)(model)
-    found = scores(model, zip(data.x_test.split(500), data.y_test.split(500), strict=True), recipe.group)
     return {
-        **found,
+        **_scores(model, data, recipe.group),
         "bound": float(ed.certify(model, strict).bound),
         "parameters": parameters,
         "images": len(data.x),

@@ -4,6 +4,7 @@ from equidial.reporting._pictures import DialPictures, dial_pictures
 from equidial.reporting._report import write_diagnosis, write_report
 from equidial.reporting._runs import DIAGNOSIS_FILE, Run, read_run
 from equidial.reporting._studies import write_study
+from equidial.reporting._sweep import write_sweep
 from equidial.reporting._table import write_table
 
 __all__ = [
@@ -15,5 +16,6 @@ __all__ = [
     "write_diagnosis",
     "write_report",
     "write_study",
+    "write_sweep",
     "write_table",
 ]
