@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +55,3 @@ def voc(root: Path) -> Path:
         for i, name in enumerate(names):
             scene(top / "JPEGImages", top / "SegmentationClass", name, i, "jpg")
     return root
-
-
-def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in r.items() if "seconds" not in k} for r in records]

@@ -14,7 +14,6 @@ from safetensors.torch import save_file
 from torch.nn import functional
 
 import equidial as ed
-from equidial.cli import main
 from equidial.data import solids
 from equidial.errors import EquidialError
 from equidial.groups import Translation
@@ -27,14 +26,14 @@ from equidial.recipes import (
     beyond,
     cct,
     point_vectors,
-    study_records,
 )
 from equidial.recipes._cifar_networks import CifarResNet
 from equidial.recipes._moves import crop_flip, flipped, shifted
 from equidial.recipes._pretrained import NETWORKS
 from equidial.recipes._product_network import ProductSizes
 from equidial.reporting import write_study
-from tests.recipes.test_classification_studies import images, untimed
+from tests.recipes.interruption import interrupted, untimed
+from tests.recipes.test_classification_studies import images
 
 POINTS = _beyond_points.Sizes(20, 10, 40, ProductSizes(2, 3), 4, epochs=2, rate=1e-2, batch_size=10)
 
@@ -204,41 +203,15 @@ def test_all_parts_run_and_are_told_on_one_page(tiny: Beyond) -> None:
 
 
 @pytest.mark.parametrize("part", ["shifts", "points"])
-def test_an_interrupted_study_ends_as_an_uninterrupted_one(
-    tiny: Beyond, part: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_study_ends_as_an_uninterrupted_one(tiny: Beyond, part: Any) -> None:
     recipe = replace(tiny, parts=(part,), seeds=(3,), points_softness=(0.5,))
     whole = beyond.run(replace(recipe, output=recipe.output.with_name("whole")))
-    module = _beyond_points if part == "points" else _pretrained
-    fit, stopped = module.fit, []
-
-    def stop(epoch: int, loss: float) -> None:
-        if len(stopped) == 2:
-            raise KeyboardInterrupt
-        stopped.append(epoch)
-
     options = ["--weights", str(recipe.weights), "--data", recipe.data, "--parts", part, "--seeds", "3"]
-    options += [
-        "--shifts-softness",
-        "0",
-        "--scaling-softness",
-        "0",
-        "--points-softness",
-        "0.5",
-        "--shifts",
-        "4",
-        "--factors",
-        "0.7",
-        "1.25",
-    ]
-    command = ["reproduce", "beyond", "--output", str(recipe.output), "--epochs", "2", *options]
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "fit", lambda *arguments: fit(*arguments, on_epoch=stop))
-        assert main(command) == 130  # in the second training, after its first epoch was kept
-    assert len(study_records(recipe.output)) == 1
-    assert len(list(recipe.output.glob("checkpoint-*.pt"))) == 1
-    assert main(command) == 0
-    assert untimed(study_records(recipe.output)) == untimed(whole)
+    options += ["--shifts-softness", "0", "--scaling-softness", "0", "--points-softness", "0.5"]
+    options += ["--shifts", "4", "--factors", "0.7", "1.25", "--epochs", "2"]
+    command = ["reproduce", "beyond", "--output", str(recipe.output), *options]
+    trains = _beyond_points if part == "points" else _pretrained
+    assert interrupted(command, recipe.output, trains) == untimed(whole)
 
 
 def test_a_folder_of_meshes_takes_the_place_of_solids(tiny: Beyond, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import torch
 from safetensors.torch import save_file
 
 import equidial as ed
-from equidial.cli import main
 from equidial.data import load_images, loader
 from equidial.metrics import measured_elements, transform_images
 from equidial.recipes import (
@@ -32,6 +31,7 @@ from equidial.recipes import (
 from equidial.recipes._moves import turned
 from equidial.reporting import write_study
 from tests.adapters.models import vit
+from tests.recipes.interruption import interrupted, untimed
 
 
 def images(folder: Path, pixels: int = 32, channels: tuple[int, ...] = (3,)) -> Path:
@@ -46,10 +46,6 @@ def images(folder: Path, pixels: int = 32, channels: tuple[int, ...] = (3,)) -> 
         arrays |= {f"x_{part}": x.astype(np.uint8), f"y_{part}": y}
     np.savez(folder / "images.npz", **arrays)
     return folder / "images.npz"
-
-
-def untimed(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{k: v for k, v in r.items() if "seconds" not in k} for r in records]
 
 
 @pytest.fixture(scope="module")
@@ -139,27 +135,14 @@ def test_the_cifar_study_tunes_runs_and_writes_its_page(tiny: Cifar) -> None:
     assert (tiny.output / "cifar.png").stat().st_size > 10_000
 
 
-def test_an_interrupted_cifar_study_ends_as_an_uninterrupted_one(tiny: Cifar, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_cifar_study_ends_as_an_uninterrupted_one(tiny: Cifar) -> None:
     recipe = replace(tiny, methods=("penalty", "both"), responses=("taper",), seeds=(3,), epochs=2)
     options = ["--weights", str(recipe.weights), "--networks", "cct", "--seeds", "3", "--methods", "penalty", "both"]
     options += ["--softness", "0", "0.5", "--responses", "taper", "--epochs", "2"]
     command = ["reproduce", "cifar", "--data", recipe.data, "--output", str(recipe.output), *options]
     with pytest.warns(ed.EquidialWarning, match="stride"):
         whole = cifar.run(replace(recipe, output=recipe.output.with_name("whole")))
-    fit, stopped = _pretrained.fit, []
-
-    def stop(epoch: int, loss: float) -> None:
-        if len(stopped) == 2:
-            raise KeyboardInterrupt
-        stopped.append(epoch)
-
-    monkeypatch.setattr(_pretrained, "fit", lambda *arguments: fit(*arguments, on_epoch=stop))
-    assert main(command) == 130  # in the second training, after its first epoch was kept
-    monkeypatch.undo()
-    assert len(study_records(recipe.output)) == 1
-    assert len(list(recipe.output.glob("checkpoint-*.pt"))) == 1
-    assert main(command) == 0
-    assert untimed(study_records(recipe.output)) == untimed(whole)
+    assert interrupted(command, recipe.output, _pretrained) == untimed(whole)
 
 
 def test_a_network_of_transformers_gets_a_head_for_the_data(tmp_path: Path) -> None:

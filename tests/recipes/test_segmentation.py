@@ -24,7 +24,8 @@ from equidial.recipes._models import load_weights
 from equidial.recipes._segmentation_runs import planned
 from equidial.recipes._segmenters import PatchSegmenter, load_segmenter
 from equidial.reporting import write_study
-from tests.recipes.segmentation_folder import FEW, SIZE, camvid, untimed, voc, weights
+from tests.recipes.interruption import untimed
+from tests.recipes.segmentation_folder import FEW, SIZE, camvid, voc, weights
 
 
 def study(folder: Path, **changes: Any) -> SegmentationStudy:

@@ -20,7 +20,8 @@ from equidial.recipes.thresholds import _bounds, _meet, _shares, _turn
 from equidial.reporting import write_study
 from equidial.reporting._studies._shared import Difference, pairs
 from equidial.reporting._studies._thresholds import _holm
-from tests.recipes.segmentation_folder import FEW, SIZE, camvid, untimed, weights
+from tests.recipes.interruption import untimed
+from tests.recipes.segmentation_folder import FEW, SIZE, camvid, weights
 
 
 def study(folder: Path, **changes: Any) -> ThresholdStudy:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from equidial.recipes._moves import spun
 from equidial.reporting import write_study
 from equidial.reporting._studies._timing import Law
 from equidial.representations import Pixels
+from tests.recipes.interruption import interrupted, untimed
 
 
 @pytest.fixture
@@ -273,41 +275,15 @@ def test_methods_differ_in_dial_and_turned_images_only(tiny: LargeAngles) -> Non
     assert (tiny.output / "large-angles.png").stat().st_size > 10_000
 
 
-def test_interrupted_large_angles_end_as_uninterrupted_ones(tiny: LargeAngles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted_large_angles_end_as_uninterrupted_ones(tiny: LargeAngles) -> None:
     recipe = replace(tiny, methods=("augmentation", "both"), seeds=(3,), epochs=2)
-    options = [
-        "--weights",
-        str(recipe.weights),
-        "--network",
-        "cct",
-        "--seeds",
-        "3",
-        "--methods",
-        "augmentation",
-        "both",
-    ]
+    options = ["--weights", str(recipe.weights), "--network", "cct", "--seeds", "3"]
+    options += ["--methods", "augmentation", "both"]
     options += ["--softness", "0.5", "--learning-rates", "1e-3", "--epochs", "2"]
     command = ["reproduce", "large-angles", "--data", recipe.data, "--output", str(recipe.output), *options]
     whole = large_angles.run(replace(recipe, output=recipe.output.with_name("whole")))
-    fit, stopped = _pretrained.fit, []
-
-    def stop(epoch: int, loss: float) -> None:
-        if len(stopped) == 2:
-            raise KeyboardInterrupt
-        stopped.append(epoch)
-
-    monkeypatch.setattr(_pretrained, "fit", lambda *arguments: fit(*arguments, on_epoch=stop))
-    assert main(command) == 130  # in the second training, after its first epoch was kept
-    monkeypatch.undo()
-    assert len(study_records(recipe.output)) == 1
-    assert len(list(recipe.output.glob("checkpoint-*.pt"))) == 1
-    assert main(command) == 0
-    untimed = [
-        [{k: v for k, v in r.items() if "seconds" not in k} for r in found]
-        for found in (study_records(recipe.output), whole)
-    ]
-    untimed[1] = [{**r, "angles": list(r["angles"])} for r in untimed[1]]
-    assert untimed[0] == untimed[1]
+    expected = json.loads(json.dumps(untimed(whole)))  # tuples become lists
+    assert interrupted(command, recipe.output, _pretrained) == expected
 
 
 @pytest.mark.parametrize(

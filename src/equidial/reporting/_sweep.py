@@ -92,7 +92,7 @@ def _page(sweep: Sweep, status: Status) -> str:
     rule = _RULES[sweep.select].format(accuracy)
     if sweep.max_error is not None:
         rule = f"the highest {accuracy} with {error} up to {sweep.max_error:g}"
-    rate = "" if status.per_hour is None else f", {status.per_hour:.3g} trials an hour"
+    rate = "" if status.per_hour is None else f", {status.per_hour:,.0f} trials an hour"
     return (
         f"# Sweep {status.name}\n\n    {command_of(sweep)}\n\n"
         f"{settings['recipe']}, {told}{rate}. {accuracy} is to be large, {error} small.\n\n"

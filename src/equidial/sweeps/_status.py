@@ -106,7 +106,7 @@ class Status:
         counts = ", ".join(f"{count} {state}" for state, count in sorted(self.counts.items())) or "none"
         lines = [
             f"sweep {self.name!r} of {self.settings['recipe']} in {self.storage}",
-            f"trials: {counts}" + ("" if self.per_hour is None else f"; {self.per_hour:.3g} an hour"),
+            f"trials: {counts}" + ("" if self.per_hour is None else f"; {self.per_hour:,.0f} an hour"),
             f"workers: {len(self.workers)} alive" + "".join(f", {worker}" for worker in self.workers),
         ]
         for row in self.trials:
