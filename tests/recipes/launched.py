@@ -9,19 +9,21 @@ import copy
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import nn
 
 from equidial.cli import main
 from equidial.errors import ArgumentError, GroupActionError
 from equidial.recipes import Training, TrajectorySizes, TrajectoryTransformer, _regressions, _study, fit, mnist
-from equidial.recipes._ranks import is_main, on_main, rank, sharded, world
+from equidial.recipes._ranks import held, is_main, on_main, rank, sharded, world
 from equidial.recipes._schedule import average_weights, clip_gradients, use_averages
 from equidial.recipes._together import shared, together
 from equidial.recipes._trajectory_transformer import step_loss
@@ -37,7 +39,7 @@ def run_all(file: Path) -> int:
     """
     asked = json.loads(file.read_text())
     if asked.get("checks"):
-        for check in (norms, shapes, walks, optimizers, parts, refusals):
+        for check in (norms, shapes, walks, optimizers, parts, refusals, partial(locks, file.parent)):
             check()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim, "Adam", partial(torch.optim.Adam, eps=1.0))
@@ -214,6 +216,25 @@ def parts() -> None:
             optimizer.zero_grad()
             trainer().backward()
             assert torch.allclose(torch.as_tensor(model.weight.grad), wanted, rtol=1e-5)
+
+
+def locks(folder: Path) -> None:
+    """Rank 0 holds a lock for all ranks, which meet inside; what another process holds is nobody's."""
+    file = folder / f"{'shards' if sharded() else 'copies'}.lock"
+
+    def is_free() -> bool:
+        with suppress(Timeout), FileLock(file).acquire(timeout=0):
+            return True
+        return False
+
+    with held(file) as ours:
+        assert ours
+        assert not on_main(is_free)
+    assert on_main(is_free)
+    with FileLock(file) if is_main() else nullcontext():
+        with held(file, wait=False) as ours:
+            assert not ours
+        assert not on_main(is_free), "what was not ours is not released"
 
 
 def refusals() -> None:

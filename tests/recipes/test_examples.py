@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from examples.imagenet_mobilenet import EndPaddedConv2d, mobilenet_v2, mobilenet_v2_symmetric
+from examples.imagenet_sample import unpack
 from examples.voc_deeplabv3 import deeplabv3_mobilenet_v2
 from PIL import Image
 from safetensors.torch import save_file
@@ -117,3 +118,19 @@ def test_pretrained_weights(data_folder: Path) -> None:
             crop = functional.interpolate(sample(data_folder, (index,), 256), size=(513, 513), mode="bilinear")
             found = segmenter(crop).argmax(1)
             assert int(found[found > 0].mode().values) == kind
+
+
+def test_a_sample_becomes_class_folders(tmp_path: Path) -> None:
+    archive = tmp_path / "sample.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for i in range(6):
+            packed.writestr(f"{i:04d}_n{i}.jpg", bytes([i]))
+        packed.writestr("labels.csv", "no image")
+    assert unpack(archive, tmp_path / "folder") == {"train": 3, "val": 3}
+    found = sorted((tmp_path / "folder").glob("*/*/*"))
+    assert sorted(file.read_bytes()[0] for file in found) == list(range(6))
+    assert all(file.parent.name == f"n{file.read_bytes()[0]}" for file in found)
+    for part in ("train", "val"):
+        assert sorted(p.name for p in (tmp_path / "folder" / part).iterdir()) == [f"n{i}" for i in range(6)]
+    with pytest.raises(FileExistsError):
+        unpack(archive, tmp_path / "folder")

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 import equidial as ed
@@ -158,6 +159,26 @@ def test_the_imagenet_study_resumes_and_writes_its_page(tiny: ImageNet, monkeypa
     assert "| ViT | soft | 82.28" in page
 
 
+def test_batch_norm_that_was_folded_in_is_restored(tiny: ImageNet, tmp_path: Path) -> None:
+    file, weights = tmp_path / "small.py", tmp_path / "small.safetensors"
+    file.write_text(
+        "from torch import nn\n\n\ndef small():\n"
+        "    convolution = nn.Conv2d(3, 6, 3, padding=1)\n"
+        "    pool = nn.AdaptiveAvgPool2d(1)\n"
+        "    return nn.Sequential(convolution, nn.BatchNorm2d(6), nn.ReLU(), pool, nn.Flatten(), nn.Linear(6, 3))\n"
+    )
+    torch.manual_seed(0)
+    network = load_model(f"{file}:small")
+    save_file(
+        {name: 3 * tensor if "weight" in name else tensor for name, tensor in network.state_dict().items()}, weights
+    )
+    still = replace(tiny, methods=("released", "untouched"), learning_rate=1e-12, epochs=1)
+    study = replace(still, model=f"{file}:small", weights=weights, table_softness=None)
+    for norm, kept in (("restored", True), ("as-is", False)):
+        released, after = imagenet.run(replace(study, norm=norm, output=tmp_path / norm))
+        assert (after["iErr"] == pytest.approx(released["iErr"], rel=1e-3)) == kept
+
+
 def test_bf16_is_used_and_weights_stay_float(tiny: ImageNet, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.dtype] = []
     settings = replace(imagenet.SCALES["small"], bf16=True)
@@ -217,6 +238,9 @@ def test_a_loader_in_place_of_rows_gives_the_same_training() -> None:
         ({"model": "resnet"}, "hf:"),
         ({"group": "C0"}, "C0"),
         ({"softness": (2.0,)}, "2.0"),
+        ({"norm": "folded"}, "batch norm"),
+        ({"weights": Path("nowhere.safetensors")}, "nowhere"),
+        ({"model": "nowhere.py:network"}, "nowhere.py"),
         ({"table_softness": -1.0}, "-1"),
         ({"methods": ("hope",)}, "methods"),
         ({"seeds": ()}, "seeds"),

@@ -111,6 +111,15 @@ def test_two_ranks_give_the_numbers_of_one_process(
     assert not [*(folder / name).rglob("checkpoint*.pt"), *(folder / name).rglob("*.partial")]
 
 
+def test_two_ranks_time_one_after_the_other(tmp_path: Path) -> None:
+    """A study with a lock of its own around its collectives."""
+    small = ["--sizes", "3", "--dense-sizes", "3", "--groups", "C4", "--networks", "resnet20", "--batch", "2"]
+    command = ["reproduce", "timing", *small, "--rounds", "1", "--clock", "cpu", "--output", str(tmp_path / "timing")]
+    launch([*TWO, "-m", "equidial.cli", *command])
+    records = (tmp_path / "timing" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["part"] for line in records] == ["construction", "network"]
+
+
 def same_records(found: Path, wanted: Path) -> None:
     """The same lines, numbers up to the tolerance, times aside."""
     one, other = ([json.loads(line) for line in file.read_text().splitlines()] for file in (found, wanted))
@@ -227,8 +236,11 @@ def test_the_ssh_script_starts_every_host(tmp_path: Path) -> None:
 
 
 def test_the_slurm_script_meets_at_the_first_node(tmp_path: Path) -> None:
-    """With SLURM's programs replaced by ones that print what they are given."""
-    for name, body in (("srun", 'printf "%s|" "$@"'), ("scontrol", "echo n1; echo n2")):
+    """With SLURM's programs replaced by ones that print what they are given.
+
+    The names of the nodes come with a pause between, so that a reader that leaves after the first would break the pipe.
+    """
+    for name, body in (("srun", 'printf "%s|" "$@"'), ("scontrol", "echo n1; sleep 0.2; echo n2")):
         (tmp_path / name).write_text(f"#!/bin/bash\n{body}\n")
         (tmp_path / name).chmod(0o755)
     settings = {"SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NNODES": "2", "SLURM_CPUS_PER_TASK": "32", "SLURM_JOB_ID": "7"}

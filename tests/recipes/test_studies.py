@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import shlex
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import tyro
 from filelock import FileLock
 
 import equidial as ed
 from equidial.cli import main
 from equidial.recipes import (
+    STUDIES,
     GroupResNet,
     GroupResNetConfig,
     Mnist6180,
@@ -31,6 +34,7 @@ from equidial.recipes import (
 )
 from equidial.recipes._study import turn_error
 from equidial.reporting import write_study
+from equidial.reporting._studies._shared import command
 
 SOFT = {"method": "soft", "omega_prime": {"rotation": 1.0}}
 SMALL = {"in_channels": 1, "classes": 2, "rotations": 4, "widths": (2, 3), "kernel_size": 3, "features": 6}
@@ -284,3 +288,27 @@ def test_settings_are_written_beside_the_numbers(tmp_path: Path) -> None:
     assert found["made_with"]["equidial"] == ed.__version__
     with pytest.raises(ed.errors.FileFormatError, match="finished training"):
         write_study(study.folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "told"),
+    [
+        ("trajectories", {}, []),
+        ("trajectories", {"seeds": (3, 4), "softness": (), "epochs": 2}, ["--seeds 3 4", "--epochs 2"]),
+        ("segmentation", {"turned_dial": True, "responses": ("hard",)}, ["--turned-dial", "--weights WEIGHTS"]),
+        ("segmentation", {"model": "hf:a b"}, ["--model 'hf:a b'"]),
+        ("imagenet", {"model": "n.py:f", "table_softness": None}, ["--table-softness None", "--weights WEIGHTS"]),
+        ("o5", {"breaking": (0.3,)}, ["--breaking 0.3"]),
+    ],
+)
+def test_a_page_tells_the_command_that_gives_the_settings(name: str, changes: dict[str, Any], told: list[str]) -> None:
+    recipe = STUDIES[name][0]
+    needed = {field.name: Path("DATA") for field in fields(recipe) if field.name == "data"}
+    made = recipe(output=Path("FOLDER"), scale="small", **needed, **changes)
+    settings = {k: v for k, v in asdict(made).items() if k not in ("data", "output", "weights")}
+    words = shlex.split(command(name, json.loads(json.dumps(settings))))
+    assert words[:3] == ["equidial", "reproduce", name]
+    found = replace(tyro.cli(recipe, args=words[3:]), **({"weights": None} if "--weights" in words else {}))
+    assert {k: str(v) for k, v in asdict(found).items()} == {k: str(v) for k, v in asdict(made).items()}
+    for words in told:
+        assert words in command(name, settings)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from equidial.data import load_trajectories
 from equidial.metrics import constant_velocity
 from equidial.recipes import TrajectorySizes, TrajectoryTransformer, trajectories
 from equidial.recipes._trajectory_transformer import _laplace, step_loss
+from equidial.reporting import write_study
 
 SIZES = TrajectorySizes(steps=10, layers=2, heads=2, vectors=3, scalars=2)
 WINDOW = torch.tensor([0, 0, 0, 1, 1, 2])
@@ -90,6 +93,16 @@ def test_those_who_walk_together_see_one_another_and_nobody_else() -> None:
     assert torch.allclose(one, alone, atol=1e-12)  # neither other windows nor empty places count
     assert torch.allclose(one[3:], other[3:], atol=1e-12)
     assert (one[0] - other[0]).norm() > 1e-4
+
+
+def test_crowds_of_any_size_walk_as_they_walk_alone() -> None:
+    model, sizes = network(), [5, 1, 3, 9, 2, 4, 1]
+    window = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+    x = torch.randn(sum(sizes), 10, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2)).cumsum(1)
+    with torch.no_grad():
+        together, _ = model(x, window, OBSERVED)
+        alone = [model(part, torch.zeros(len(part), dtype=torch.long), OBSERVED)[0] for part in x.split(sizes)]
+    assert torch.allclose(together, torch.cat(alone), atol=1e-12)
 
 
 def test_a_rollout_is_the_network_called_again_and_again() -> None:
@@ -181,8 +194,18 @@ def test_the_study_compares_the_same_network_from_strict_to_free(tmp_path: Path)
     assert main(["reproduce", "trajectories", "--data", str(tmp_path), "--output", str(recipe.output), *options]) == 0
     assert trajectories.run(recipe) == records  # nothing was left to do
     page = (recipe.output / "results.md").read_text()
-    assert page.index("In short") < page.index("## All scenes") < page.index("## eth")
+    assert page.index("As they walked, softness") < page.index("## All scenes") < page.index("## eth")
     assert "| strict |" in page
+    config, log = recipe.output / "config.json", recipe.output / "metrics.jsonl"
+    under_way = tmp_path / "under way"
+    under_way.mkdir()
+    (under_way / config.name).write_text(config.read_text())
+    lines = log.read_text().splitlines(keepends=True)
+    for left in range(3):  # of the others, in whatever order processes finish them
+        (under_way / log.name).write_text("".join(lines[:left] + lines[left + 1 :]))
+        assert "**Under way.**" in write_study(under_way).read_text()
+    (under_way / log.name).write_text(lines[-1])
+    assert "**Under way.**" in write_study(under_way).read_text()
     assert (recipe.output / "trajectories.png").stat().st_size > 5000
 
 
@@ -199,3 +222,41 @@ def test_windows_are_thinned_and_picked(tmp_path: Path) -> None:
     angles = torch.tensor([0.0, math.pi / 2, math.pi])
     quarter = trajectories.turned(walks.tracks[:3], angles)[1]
     assert torch.allclose(quarter, torch.stack((-walks.tracks[1, :, 1], walks.tracks[1, :, 0]), -1), atol=1e-5)
+
+
+def test_training_tracks_get_noise_of_position(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[torch.Tensor] = []
+    of = trajectories.step_loss
+    monkeypatch.setattr(
+        trajectories, "step_loss", lambda m, tracks, *rest: (seen.append(tracks), of(m, tracks, *rest))[1]
+    )
+    plain = trajectories.TrajectoriesStudy(
+        data=scene(tmp_path), output=tmp_path / "0", scenes=("eth",), seeds=(0,), softness=(), epochs=1, jitter=0.0
+    )
+    trajectories.run(plain)
+    still = seen[0]
+    seen.clear()
+    trajectories.run(replace(plain, output=tmp_path / "1", jitter=0.1))
+    noise = (seen[0] - still).unflatten(0, (-1, 4)).flatten(1)  # of each window
+    size = noise.std(1)
+    assert 0.2 < (size == 0).float().mean() < 0.8
+    assert 0.02 < size.max() < 0.11
+    assert noise[size > 0].mean(1).abs().max() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"jitter": -0.1}, "jitter"),
+        ({"jitter": math.inf}, "jitter"),
+        ({"softness": (1.0,)}, "softness"),
+        ({"seeds": ()}, "seed"),
+        ({"scenes": ()}, "scene"),
+        ({"scenes": ("moon",)}, "moon"),
+    ],
+)
+def test_a_study_without_meaning_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+    recipe = trajectories.TrajectoriesStudy(data=scene(tmp_path), output=tmp_path / "run", scenes=("eth",), epochs=1)
+    with pytest.raises(ed.EquidialError, match=words):
+        trajectories.run(replace(recipe, **change))
+    assert not recipe.output.exists()

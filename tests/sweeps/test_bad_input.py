@@ -70,14 +70,17 @@ def test_no_password_is_shown() -> None:
         ({"prune": 3.0}, ["prune: 2.0 there, 3.0 here"]),
     ],
 )
-def test_two_sweeps_of_one_name(toy: Make, changes: dict[str, Any], lines: list[str]) -> None:
-    found = run(toy(trials=1))
-    with pytest.raises(SweepError) as caught:
-        run(toy(trials=2, **changes))
+def test_two_sweeps_of_one_name(tmp_path: Path, toy: Make, changes: dict[str, Any], lines: list[str]) -> None:
+    first = toy(trials=1, storage=str(tmp_path / "log"))
+    other = dataclasses.replace(first, output=tmp_path / "other", **changes)
+    found = run(first)
+    with pytest.raises(SweepError, match="choose another --name") as caught:
+        run(dataclasses.replace(other, trials=2))
     for line in lines:
         assert line in str(caught.value)
-    assert status(toy().where, "toy").trials == found.trials
-    assert len(run(toy(trials=1, name="other", **changes)).trials) == 1, "another name is another one"
+    assert not other.folder.exists()
+    assert status(first.where, "toy").trials == found.trials
+    assert len(run(dataclasses.replace(other, name="other")).trials) == 1, "another name is another one"
 
 
 def test_a_worker_of_another_version(storage: str, toy: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +88,22 @@ def test_a_worker_of_another_version(storage: str, toy: Make, monkeypatch: pytes
     monkeypatch.setattr(_sweep, "__version__", "9.9")
     with pytest.raises(SweepError, match=r"equidial: 0\.1\.0 there, 9\.9 here"):
         run(toy(storage=storage, trials=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [({"name": "other"}, "name: toy there, other here"), ({"seeds": (5,)}, "seeds: [0, 1] there, [5] here")],
+)
+def test_two_sweeps_in_one_folder(tmp_path: Path, toy: Make, changes: dict[str, Any], line: str) -> None:
+    first = toy(trials=1, storage=str(tmp_path / "a.log"))
+    run(first)
+    before = sorted(first.folder.rglob("*"))
+    with pytest.raises(SweepError, match="choose another --output") as caught:
+        run(dataclasses.replace(first, storage=str(tmp_path / "b.log"), **changes))
+    assert line in str(caught.value)
+    assert sorted(first.folder.rglob("*")) == before
+    assert not (tmp_path / "b.log").exists()
+    run(dataclasses.replace(first, trials=2))  # the same goes on
 
 
 def test_a_name_that_something_else_made(tmp_path: Path, toy: Make) -> None:
@@ -99,7 +118,7 @@ def test_a_name_that_something_else_made(tmp_path: Path, toy: Make) -> None:
 def test_status_of_a_name_that_is_not_there(toy: Make, tmp_path: Path, name: str | None, message: str) -> None:
     storage = str(tmp_path / "log")
     for known in ("a", "b"):
-        run(toy(storage=storage, trials=1, name=known))
+        run(toy(storage=storage, trials=1, name=known, output=tmp_path / known))
     with pytest.raises(StorageError, match=message):
         status(storage, name)
 

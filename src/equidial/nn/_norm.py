@@ -76,11 +76,13 @@ class NormNonlinearity(nn.Module):
                 explain(f"a last axis of {dim} ({self.representation.name})", f"shape {tuple(x.shape)}", "reshape it")
             )
         phi = NORM_FUNCTIONS[self.function]
-        parts, start, unit = [], 0, 0
-        for copies, size, moved in self._blocks:
-            v = x[..., start : start + copies * size].unflatten(-1, (copies, size))
+        parts, unit = [], 0
+        # one split: the gradient of a slice is as large as x, block by block
+        blocks = x.split([copies * size for copies, size, _ in self._blocks], dim=-1)
+        for block, (copies, size, moved) in zip(blocks, self._blocks, strict=True):
+            v = block.unflatten(-1, (copies, size))
             b = None if self.bias is None else self.bias[unit : unit + copies, None]
-            start, unit = start + copies * size, unit + copies
+            unit += copies
             if not moved:
                 parts.append(phi(v if b is None else v + b).flatten(-2))
                 continue

@@ -36,11 +36,19 @@ def seeded(*seed: int) -> Iterator[None]:
 class ImageFiles(Dataset[tuple[torch.Tensor, int]]):
     """Files with their labels, each transformed under the seed ``(seed, epoch, place)``: the same with any workers.
 
-    ``items``: those of a split of class folders or of the hub: what has ``open("rb")``, and a label.
+    ``items``: those of a split of class folders or of the hub: what has ``open("rb")``, and a label. ``finish``: what
+    becomes of batches in training, under a seed of their own.
     """
 
-    def __init__(self, items: Sequence[tuple[Any, int]], transform: Transform, seed: int):
+    def __init__(
+        self,
+        items: Sequence[tuple[Any, int]],
+        transform: Transform,
+        seed: int,
+        finish: Callable[..., Any] | None = None,
+    ):
         self.items, self.transform, self.seed, self.epoch = items, transform, seed, 0
+        self.finish = finish
 
     def __len__(self) -> int:
         return len(self.items)
@@ -52,10 +60,8 @@ class ImageFiles(Dataset[tuple[torch.Tensor, int]]):
         with file.open("rb") as stream, Image.open(stream) as image, seeded(self.seed, self.epoch, index):
             return self.transform(image.convert("RGB")), label
 
-    def feed(
-        self, workers: int, finish: Callable[..., Any] | None = None
-    ) -> Callable[[Sequence[torch.Tensor], int], Iterable[Any]]:
-        """Batches ``(x, y)`` for :func:`equidial.recipes.fit`, each through ``finish`` under a seed of its own."""
+    def feed(self, workers: int) -> Callable[[Sequence[torch.Tensor], int], Iterable[Any]]:
+        """Batches ``(x, y)`` for :func:`equidial.recipes.fit`."""
 
         def batches(rows: Sequence[torch.Tensor], epoch: int) -> Iterator[Any]:
             self.epoch = epoch
@@ -64,7 +70,7 @@ class ImageFiles(Dataset[tuple[torch.Tensor, int]]):
             loader = DataLoader(self, batch_sampler=order, num_workers=workers, generator=own)
             for place, (x, y) in enumerate(loader):
                 with seeded(self.seed, epoch, len(self), place):
-                    batch = (x, y) if finish is None else finish(x, y)
+                    batch = (x, y) if self.finish is None else self.finish(x, y)
                 yield batch
 
         return batches

@@ -7,12 +7,15 @@ does nothing. A launch is told by ``WORLD_SIZE`` in the environment, and only th
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from filelock import FileLock, Timeout
 from torch import distributed
 
 from equidial.errors import ArgumentError, explain
@@ -85,6 +88,27 @@ def on_main(function: Callable[[], T]) -> T:
     if error is not None:
         raise error
     return value
+
+
+@contextmanager
+def held(file: Path, wait: bool = True) -> Iterator[bool]:
+    """Whether the lock of a file, which rank 0 holds for all ranks, is ours inside; ``wait``: until it is."""
+    lock = FileLock(file)
+
+    def take() -> bool:
+        try:
+            lock.acquire(timeout=PATIENCE if wait else 0)
+        except Timeout:
+            return False
+        return True
+
+    ours = on_main(take)
+    while wait and not ours:
+        ours = on_main(take)
+    try:
+        yield ours
+    finally:
+        lock.release()
 
 
 def joined(x: torch.Tensor, sizes: Sequence[int]) -> torch.Tensor:

@@ -12,8 +12,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from equidial.errors import ArgumentError, explain
+from equidial.recipes._files import read_checkpoint, read_records, replace_text, write_checkpoint
 from equidial.recipes._ranks import on_main
-from equidial.recipes._study import read_checkpoint, write_checkpoint
 
 Identity = Mapping[str, Any]
 """Softness and seed of one dial position."""
@@ -102,12 +102,11 @@ class RunFolder:
         self._check()
         config = self.folder / "config.json"
         if not config.is_file():
-            _replace(config, json.dumps(self.settings, indent=2) + "\n")
-        lines = self.log.read_text().splitlines() if self.log.is_file() else []
-        records = [record for line in lines if (record := _read(line)) is not None]
+            replace_text(config, json.dumps(self.settings, indent=2) + "\n")
+        records = read_records(self.log)
         last = [record for record in records if record["stage"] == "tuned"]
         self.ended = [r for r in records if any(_is(r, {k: t[k] for k in ("softness", "seed")}) for t in last)]
-        _replace(self.log, "".join(json.dumps(record) + "\n" for record in self.ended))
+        replace_text(self.log, "".join(json.dumps(record) + "\n" for record in self.ended))
 
     def _write(self, record: Mapping[str, Any]) -> None:
         with self.log.open("a") as file:
@@ -118,17 +117,3 @@ class RunFolder:
 
 def _is(record: Mapping[str, Any], identity: Identity) -> bool:
     return all(record.get(name) == value for name, value in identity.items())
-
-
-def _read(line: str) -> dict[str, Any] | None:
-    """A record; ``None`` for a line that an interruption cut short."""
-    try:
-        return json.loads(line)
-    except json.JSONDecodeError:
-        return None
-
-
-def _replace(file: Path, text: str) -> None:
-    partial = file.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(file)

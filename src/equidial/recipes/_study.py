@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from torch import nn
 from torch.nn import functional
 
@@ -30,7 +30,8 @@ import equidial as ed
 from equidial.baselines import PartialSamples
 from equidial.errors import ArgumentError, explain
 from equidial.nn import learned_frequencies
-from equidial.recipes._ranks import PATIENCE, check_rows, is_main, on_main, sharded
+from equidial.recipes._files import read_checkpoint, read_records, replace_text, write_checkpoint
+from equidial.recipes._ranks import check_rows, held, on_main, sharded
 from equidial.recipes._together import shared, together
 
 logger = logging.getLogger("equidial")
@@ -48,13 +49,7 @@ _LOG = "metrics.jsonl"
 
 def study_records(folder: Path) -> list[dict[str, Any]]:
     """The finished trainings of a study; a line that an interruption cut short is none."""
-    log, found = folder / _LOG, []
-    for line in log.read_text().splitlines() if log.is_file() else ():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
+    return read_records(folder / _LOG)
 
 
 def part_of(progress: Progress | None, before: int, total: int) -> Progress | None:
@@ -89,7 +84,7 @@ class Study:
         with FileLock(lock):
             if not config.is_file():
                 about = {"equidial": ed.__version__, "torch": torch.__version__, "python": platform.python_version()}
-                _write(config, json.dumps(wanted | {"made_with": about}, indent=2) + "\n")
+                replace_text(config, json.dumps(wanted | {"made_with": about}, indent=2) + "\n")
             found = json.loads(config.read_text())
         if {k: found.get(k) for k in wanted} != wanted:
             raise ArgumentError(
@@ -124,25 +119,10 @@ class Study:
 
     def _settled(self, key: Key, train: Callable[[Key], Mapping[str, Any]], wait: bool) -> dict[str, Any] | None:
         """A record, trained for if need be; ``None`` for one that another process has under way, unless we wait."""
-        lock = FileLock(self.checkpoint(key).with_suffix(".lock"))
-
-        def take() -> tuple[bool, dict[str, Any] | None]:
-            try:
-                lock.acquire(timeout=PATIENCE if wait else 0)
-            except Timeout:
-                return False, None
-            return True, self.finished(key)
-
-        while True:
-            ours, record = on_main(take)
-            if ours:
-                break
-            if not wait:
+        with held(self.checkpoint(key).with_suffix(".lock"), wait) as ours:
+            if not ours:
                 return None
-        try:
-            return record or self.finish(key, train(key))
-        finally:
-            lock.release()
+            return on_main(lambda: self.finished(key)) or self.finish(key, train(key))
 
     def finished(self, key: Key) -> dict[str, Any] | None:
         """The record of a training that is done."""
@@ -289,19 +269,6 @@ def fit(
     return history
 
 
-def read_checkpoint(file: Path) -> dict[str, Any] | None:
-    """The state in a file, if it is there."""
-    return torch.load(file, map_location="cpu", weights_only=True) if file.is_file() else None
-
-
-def write_checkpoint(file: Path, state: Mapping[str, Any]) -> None:
-    """Replace a file by rank 0's state, whole or not at all."""
-    if is_main():
-        unfinished = file.with_suffix(".partial")
-        torch.save(dict(state), unfinished)
-        unfinished.replace(file)
-
-
 def spent(history: Sequence[Mapping[str, Any]], start: float) -> dict[str, Any]:
     """What every record says of its training: epochs, last loss, seconds of training, and in all since ``start``."""
     return {
@@ -331,9 +298,3 @@ def _course(step: int, total: int, warmup: float) -> float:
     if step < warmup:
         return (step + 1) / (warmup + 1)
     return (1 + math.cos(math.pi * min((step - warmup) / max(total - warmup, 1), 1))) / 2
-
-
-def _write(file: Path, text: str) -> None:
-    partial = file.with_suffix(".partial")
-    partial.write_text(text)
-    partial.replace(file)

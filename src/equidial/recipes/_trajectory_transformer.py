@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,9 @@ from equidial.errors import ArgumentError, explain
 from equidial.groups import Group, as_group
 from equidial.nn import NormNonlinearity
 from equidial.representations import Representation, Trivial, Vector
+
+_UNITS = 0.5, 0.1, 10.0
+"""Of steps, of their changes and of places, in metres: usual ones have about length 1, so that none drowns another."""
 
 
 @dataclass(frozen=True)
@@ -35,12 +38,12 @@ class TrajectorySizes:
 class TrajectoryTransformer(nn.Module):
     """Positions up to now to a distribution of the next step, one token per pedestrian and time.
 
-    A token reads the last step and the place relative to the others' centre when observation ended, so that nothing
-    depends on the origin. Each layer attends to the pedestrian's own past (causal), then to those who walk at the same
-    time, then mixes channels. Output at time ``t``: the centre of the step ``x_(t+1) - x_t``, as a change of the step
-    before, and the logarithm of its scale ``s``, of a Laplace distribution of the plane: ``exp(-|d| / s) / (2 pi s^2)``
-    at a distance ``d``, whose likelihood asks for what ADE measures. The change starts small: an untrained network
-    walks on at nearly constant velocity.
+    A token reads the last step, its change, and the place relative to the others' centre when observation ended, so
+    that nothing depends on the origin. Each layer attends to the pedestrian's own past (causal), then to those who walk
+    at the same time, then mixes channels. Output at time ``t``: the centre of the step ``x_(t+1) - x_t``, as a change
+    of the step before, and the logarithm of its scale ``s``, of a Laplace distribution of the plane:
+    ``exp(-|d| / s) / (2 pi s^2)`` at a distance ``d``, whose likelihood asks for what ADE measures. The change starts
+    small: an untrained network walks on at nearly constant velocity.
 
     Shapes: positions ``[N, T, 2]``, ``window [N]`` ascending, the same number for those who walk together, to centre
     ``[N, T, 2]`` and log-scale ``[N, T]``. Features are ``heads * (vectors * Vector + scalars * Trivial)``; all
@@ -56,7 +59,7 @@ class TrajectoryTransformer(nn.Module):
             sizes.vectors * Vector(self.group) + sizes.scalars * Trivial(self.group)
         )
         width = self.space.dim
-        self.embed, self.time = nn.Linear(4, width), nn.Linear(sizes.steps, width, bias=False)
+        self.embed, self.time = nn.Linear(6, width), nn.Linear(sizes.steps, width, bias=False)
         self.layers = nn.ModuleList(_Layer(self.space, sizes.heads, sizes.expansion) for _ in range(sizes.layers))
         self.norm, self.head = nn.RMSNorm(width, elementwise_affine=False), nn.Linear(width, 3)
         # small, but not 0: a tensor without a defect would have no dial
@@ -70,7 +73,7 @@ class TrajectoryTransformer(nn.Module):
         vector, trivial, space = Vector(self.group), Trivial(self.group), self.space
         hidden = self.sizes.expansion * space
         return {
-            "embed": (2 * vector, space),
+            "embed": (3 * vector, space),
             "time": (self.sizes.steps * trivial, space),
             r".*\.(q|k|v|out)": (space, space),
             r".*\.mix1": (space, hidden),
@@ -106,7 +109,7 @@ class TrajectoryTransformer(nn.Module):
         kept: list[_Kept] = [{} for _ in self.layers]
         walked, first = past, 0
         for _ in range(steps):
-            found, log_scale = self._steps(walked[:, max(first - 1, 0) :], centre, company, first, kept)
+            found, log_scale = self._steps(walked[:, max(first - 2, 0) :], centre, company, first, kept)
             step = found[:, -1]
             if generator is not None:
                 step = step + log_scale[:, -1, None].exp() * _laplace(step, generator)
@@ -135,12 +138,14 @@ class TrajectoryTransformer(nn.Module):
         first: int,
         kept: list[_Kept] | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next step at times ``first`` and later; ``positions`` begin one step before, or at 0."""
-        step = torch.zeros_like(positions)
+        """The next step at times ``first`` and later; ``positions`` begin two steps before, or at 0."""
+        step, change = torch.zeros_like(positions), torch.zeros_like(positions)
         step[:, 1:] = positions[:, 1:] - positions[:, :-1]
+        change[:, 2:] = step[:, 2:] - step[:, 1:-1]
         if first:
-            positions, step = positions[:, 1:], step[:, 1:]
-        x = self.embed(torch.cat((step, positions - centre[:, None]), dim=-1))
+            positions, step, change = (z[:, 2:] for z in (positions, step, change))
+        read = (step, change, positions - centre[:, None])
+        x = self.embed(torch.cat([z / unit for z, unit in zip(read, _UNITS, strict=True)], dim=-1))
         x = x + self.time(torch.eye(self.sizes.steps, dtype=x.dtype, device=x.device)[first : first + x.shape[1]])
         for i, layer in enumerate(self.layers):
             x = layer(x, company, None if kept is None else kept[i])
@@ -153,26 +158,47 @@ _Kept = dict[str, torch.Tensor]
 
 
 class _Company:
-    """Who walks with whom: rows of pedestrians, laid out as ``[windows, places]`` where they look at one another."""
+    """Who walks with whom: rows of pedestrians, laid out as ``[windows, places]`` where they look at one another.
+
+    Windows of like size are laid out together, because one crowd would pad all others to its own size.
+    """
 
     def __init__(self, window: torch.Tensor):
-        _, self.window, count = window.unique_consecutive(return_inverse=True, return_counts=True)
-        self.place = torch.arange(len(window), device=window.device) - (count.cumsum(0) - count)[self.window]
-        self.valid = torch.arange(int(count.max()), device=window.device) < count[:, None]
+        _, self.window, self.count = window.unique_consecutive(return_inverse=True, return_counts=True)
+        first = self.count.cumsum(0) - self.count
+        self.valid: list[torch.Tensor] = []  # of each group, whether there is one, [windows, places]
+        rows, own = [], []
+        size = torch.ceil(torch.log2(self.count.double()))
+        for one in size.unique():
+            chosen = size == one
+            place = torch.arange(int(self.count[chosen].max()), device=window.device)
+            valid = place < self.count[chosen, None]
+            found = first[chosen, None] + torch.where(valid, place, 0)
+            self.valid.append(valid)
+            rows.append(found.flatten())
+            own.append(found[valid])
+        self.rows, self.order = torch.cat(rows), torch.cat(own).argsort()
 
-    def spread(self, x: torch.Tensor) -> torch.Tensor:
-        """``[N, ...]`` to ``[windows, places, ...]``, empty places 0."""
-        out = x.new_zeros(*self.valid.shape, *x.shape[1:])
-        return out.index_put((self.window, self.place), x)
+    def meet(self, attend: _Attend, *x: torch.Tensor) -> torch.Tensor:
+        """Windows of like size ``attend``: ``[windows, places, ...]`` of every ``x [N, ...]``; in the order of ``x``.
 
-    def gather(self, x: torch.Tensor) -> torch.Tensor:
-        """Back to ``[N, ...]``."""
-        return x[self.window, self.place]
+        Empty places hold someone's values and are told by the mask that comes first.
+        """
+        sizes = [valid.numel() for valid in self.valid]
+        spread = [z.index_select(0, self.rows).split(sizes) for z in x]
+        found = [
+            attend(valid, *(z.unflatten(0, valid.shape) for z in parts))[valid]
+            for valid, *parts in zip(self.valid, *spread, strict=True)
+        ]
+        return torch.cat(found).index_select(0, self.order)
 
     def centre(self, x: torch.Tensor) -> torch.Tensor:
         """The mean over those who walk together, ``[N, 2]``."""
-        count = self.valid.sum(1, keepdim=True).to(x.dtype)
-        return (self.spread(x).sum(1) / count)[self.window]
+        total = x.new_zeros(len(self.count), x.shape[1]).index_add(0, self.window, x)
+        return (total / self.count[:, None].to(x.dtype))[self.window]
+
+
+_Attend = Callable[..., torch.Tensor]
 
 
 class _Layer(nn.Module):
@@ -215,12 +241,14 @@ class _Attention(nn.Module):
 
     def to_others(self, x: torch.Tensor, company: _Company) -> torch.Tensor:
         """Over those who walk together, time by time."""
-        # [windows, places, T, heads, depth] to [windows * T, heads, places, depth]
-        q, k, v = (company.spread(z).permute(0, 2, 3, 1, 4).flatten(0, 1) for z in self._projected(x))
-        mask = company.valid.repeat_interleave(x.shape[1], 0)[:, None, None]
-        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        y = y.unflatten(0, (-1, x.shape[1])).permute(0, 3, 1, 2, 4)
-        return self.out(company.gather(y).flatten(-2))
+
+        def attend(valid: torch.Tensor, *found: torch.Tensor) -> torch.Tensor:
+            # [windows, places, T, heads, depth] to [windows, T, heads, places, depth]
+            q, k, v = (z.permute(0, 2, 3, 1, 4) for z in found)
+            mask = valid[:, None, None, None]
+            return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).permute(0, 3, 1, 2, 4)
+
+        return self.out(company.meet(attend, *self._projected(x)).flatten(-2))
 
 
 def step_loss(

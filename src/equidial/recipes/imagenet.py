@@ -33,8 +33,10 @@ from equidial.recipes._moves import scores
 from equidial.recipes._ranks import sharded
 from equidial.recipes._schedule import average_weights, clip_gradients, layered_adamw, use_averages
 from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, spent
+from equidial.recipes._training import restore_statistics
 
 Method = Literal["released", "untouched", "soft"]
+Norm = Literal["as-is", "restored"]
 NAME = "imagenet"
 _TABLES = r"position_embeddings|pos_embed"
 _RECALIBRATION = 16  # batches
@@ -70,8 +72,13 @@ class ImageNet:
     output: Path
     """Folder of the study; the same command on it goes on where it was interrupted."""
     model: str = "hf:google/vit-base-patch16-224"
-    """hf:NAME_OR_FOLDER | timm:NAME. The paper has this one, hf:facebook/dinov2-base-imagenet1k-1-layer and
-    hf:microsoft/resnet-50."""
+    """hf:NAME_OR_FOLDER | timm:NAME | FILE.py:function (runs the code of that file). The paper has this one,
+    hf:facebook/dinov2-base-imagenet1k-1-layer and hf:microsoft/resnet-50."""
+    weights: Path | None = None
+    """FILE.safetensors with exactly the model's tensors, in place of its own."""
+    norm: Norm = "as-is"
+    """Batch norm before the dial is turned. restored: statistics of its own inputs, weight and bias changed so that the
+    network stays what it is; for checkpoints with batch norm folded in (mean 0, variance 1)."""
     scale: Literal["small", "paper"] = "paper"
     """paper: 4 epochs of rise and 15 more, 512 images a step. small: 2 epochs, 32 images a step, crops and mirrors."""
     group: str = "C4"
@@ -79,7 +86,7 @@ class ImageNet:
     softness: tuple[float, ...] = (0.9,)
     """Positions of the dial (paper: ViT 0.9, DINOv2 0.8, ResNet-50 0.95)."""
     table_softness: float | None = 0.8
-    """Of position tables (paper: ViT 0.8, DINOv2 0.5); none: as everything else."""
+    """Of position tables (paper: ViT 0.8, DINOv2 0.5); None: as everything else, as networks without tables need it."""
     response: Response = "nearest"
     """How components beyond the dial are treated."""
     methods: tuple[Method, ...] = get_args(Method)
@@ -110,8 +117,10 @@ class ImageNet:
         check_named("positions of the dial", self.softness)
         for softness in self.softness:
             self.config(softness)
-        if not self.model.startswith(("hf:", "timm:")):
-            raise ArgumentError(explain("a model as hf:NAME_OR_FOLDER or timm:NAME", repr(self.model), "name one"))
+        if not (self.model.startswith(("hf:", "timm:")) or ".py:" in self.model):
+            known = "a model as hf:NAME_OR_FOLDER, timm:NAME or FILE.py:function"
+            raise ArgumentError(explain(known, repr(self.model), "name one"))
+        check_named("treatments of batch norm", [self.norm], get_args(Norm))
         plan = self.plan()
         if plan.epochs < 1 or not plan.learning_rate > 0 or self.image_size < 1 or self.workers < 0:
             got = f"{plan.epochs} epochs, rate {plan.learning_rate}, {self.image_size} px, {self.workers} workers"
@@ -170,10 +179,10 @@ def run(recipe: ImageNet, progress: Progress | None = None) -> list[dict[str, An
     """Train what is not yet trained; returns all records. Raises as :meth:`ImageNet.check`."""
     recipe.check()
     data = load(recipe)
-    model = load_model(recipe.model, classes=len(data.images.classes))
+    model = load_model(recipe.model, recipe.weights, classes=len(data.images.classes))
     check_fits(model, data.images)
     ed.soften(model, recipe.config(recipe.softness[0]))  # what cannot work fails here; strides are told once
-    settings = {k: v for k, v in asdict(recipe).items() if k not in ("output", "data", "device", "workers")}
+    settings = {k: v for k, v in asdict(recipe).items() if k not in ("output", "data", "weights", "device", "workers")}
     study = Study(recipe.output, NAME, settings)
     return study.collect(list(_keys(recipe)), lambda key: _train(recipe, study, key, data), progress)
 
@@ -188,13 +197,16 @@ def _keys(recipe: ImageNet) -> Iterator[dict[str, Any]]:
 def _train(recipe: ImageNet, study: Study, key: Key, data: _Data) -> dict[str, Any]:
     start = time.perf_counter()
     torch.manual_seed(key["seed"])  # of a new head
-    model = load_model(recipe.model, classes=len(data.images.classes)).to(recipe.device)
+    model = load_model(recipe.model, recipe.weights, classes=len(data.images.classes)).to(recipe.device)
+    files = _files(recipe, data, key["seed"])
+    if recipe.norm == "restored":
+        restore_statistics(model, _first(recipe, files))
     history: list[dict[str, Any]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EquidialWarning)  # of strides: told at the start
         ed.soften(model, recipe.config(key["softness"]))
         if key["method"] != "released":
-            history = _fine_tune(recipe, model, data, key["seed"], study.checkpoint(key))
+            history = _fine_tune(recipe, model, files, key["seed"], study.checkpoint(key))
         bound = float(ed.certify(model).bound)
         ed.fold(model)
         held = Subset(data.images.train.dataset, data.validation)  # pyright: ignore[reportArgumentType]
@@ -210,15 +222,26 @@ def _train(recipe: ImageNet, study: Study, key: Key, data: _Data) -> dict[str, A
     }
 
 
-def _fine_tune(recipe: ImageNet, model: nn.Module, data: _Data, seed: int, checkpoint: Path) -> list[dict[str, Any]]:
+def _files(recipe: ImageNet, data: _Data, seed: int) -> ImageFiles:
+    """The training images under the scale's augmentation."""
+    if recipe.moves() != "timm":
+        return ImageFiles(data.items, CropFlip(recipe.image_size, recipe.mean, recipe.std), seed)
+    classes, smoothing = len(data.images.classes), SCALES[recipe.scale].smoothing
+    transform, finish = timm_moves(recipe.image_size, recipe.mean, recipe.std, classes, smoothing)
+    return ImageFiles(data.items, transform, seed, finish)
+
+
+def _first(recipe: ImageNet, files: ImageFiles) -> Iterator[Any]:
+    """Batches of statistics."""
+    files.epoch = 0
+    return islice(_batches(recipe, files), _RECALIBRATION)
+
+
+def _fine_tune(
+    recipe: ImageNet, model: nn.Module, files: ImageFiles, seed: int, checkpoint: Path
+) -> list[dict[str, Any]]:
     """The paper's schedule; the model ends with the averaged weights and batch-norm statistics that fit them."""
     sizes, plan = SCALES[recipe.scale], recipe.plan()
-    finish = None
-    transform: Any = CropFlip(recipe.image_size, recipe.mean, recipe.std)
-    if recipe.moves() == "timm":
-        classes = len(data.images.classes)
-        transform, finish = timm_moves(recipe.image_size, recipe.mean, recipe.std, classes, sizes.smoothing)
-    files = ImageFiles(data.items, transform, seed)
     optimizer = layered_adamw(model, plan.learning_rate, sizes.weight_decay, sizes.layer_decay)
     clip_gradients(optimizer, sizes.clip)
     average_weights(optimizer, sizes.average)
@@ -237,15 +260,11 @@ def _fine_tune(recipe: ImageNet, model: nn.Module, data: _Data, seed: int, check
             done += loss.detach()
         raise AssertionError("a batch has images")
 
-    def first() -> Iterator[Any]:
-        files.epoch = 0
-        return islice(_batches(recipe, files), _RECALIBRATION)
-
-    ed.recalibrate(model, first())
-    feed = files.feed(recipe.workers, finish)
+    ed.recalibrate(model, _first(recipe, files))
+    feed = files.feed(recipe.workers)
     history = fit(model, len(files), loss_of, plan, seed, checkpoint, optimizer=optimizer, feed=feed)
     use_averages(optimizer)
-    ed.recalibrate(model, first())
+    ed.recalibrate(model, _first(recipe, files))
     return history
 
 

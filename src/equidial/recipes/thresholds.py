@@ -28,7 +28,6 @@ from statistics import mean
 from typing import Any, Literal
 
 import torch
-from filelock import FileLock
 from torch import nn
 
 import equidial as ed
@@ -36,6 +35,8 @@ from equidial.adapters._parametrization import SoftParametrization, constrained
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.filters import Dial, Setting, check_response
 from equidial.groups import GroupElement
+from equidial.recipes._files import read_checkpoint, write_checkpoint
+from equidial.recipes._ranks import held, on_main
 from equidial.recipes._segmentation_runs import STATISTICS, Plan, check_setup, fine_tuned, planned, softened, tested
 from equidial.recipes._segmenters import Segmenter
 from equidial.recipes._study import Key, Progress, Study, spent
@@ -104,8 +105,7 @@ def run(recipe: ThresholdStudy, progress: Progress | None = None) -> list[dict[s
     _check_stairs(recipe, plan)
     study = Study(recipe.output, NAME, plan.settings())
     records = study.collect(list(_keys(recipe)), lambda key: _result(plan, study, key), progress)
-    for seed in recipe.seeds:
-        _start_file(study, seed).unlink(missing_ok=True)
+    on_main(lambda: [_start_file(study, seed).unlink(missing_ok=True) for seed in recipe.seeds])
     return records
 
 
@@ -160,15 +160,15 @@ def _started(plan: Plan, study: Study, seed: int) -> Segmenter:
     checkpoint = study.checkpoint({"start": seed})
     torch.manual_seed(seed)
     network = plan.network()
-    with FileLock(file.with_suffix(".lock")):
-        if not file.is_file():
+    with held(file.with_suffix(".lock")):
+        state = on_main(lambda: read_checkpoint(file))
+        if state is None:
             plan.restore(network)
             fine_tuned(plan, network, seed, checkpoint)
-            unfinished = file.with_suffix(".partial")
-            torch.save(network.model.state_dict(), unfinished)
-            unfinished.replace(file)
-        checkpoint.unlink(missing_ok=True)
-    network.model.load_state_dict(torch.load(file, map_location=plan.recipe.device, weights_only=True))
+            state = network.model.state_dict()
+            write_checkpoint(file, state)
+        on_main(lambda: checkpoint.unlink(missing_ok=True))
+    network.model.load_state_dict(state)
     return network
 
 

@@ -33,7 +33,6 @@ from typing import Any, Literal
 import scipy
 import scipy.linalg
 import torch
-from filelock import FileLock
 from torch import nn
 from torch.nn import functional
 
@@ -41,6 +40,7 @@ import equidial as ed
 from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.recipes._models import load_model
 from equidial.recipes._pretrained import NETWORKS, Reader, check_names, logits_of
+from equidial.recipes._ranks import held
 from equidial.recipes._study import Key, Progress, Study, check_named
 from equidial.representations import Pixels, Representation
 
@@ -160,7 +160,7 @@ def run(recipe: Timing, progress: Progress | None = None) -> list[dict[str, Any]
 
     try:
         torch.set_num_threads(recipe.threads)
-        with FileLock(study.folder / "measuring.lock"):
+        with held(study.folder / "measuring.lock"):
             return study.collect(list(_keys(recipe)), measure, progress)
     finally:
         torch.set_num_threads(threads)

@@ -11,23 +11,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
 import optuna
+from filelock import FileLock
 from optuna.trial import FrozenTrial
 
 from equidial.errors import ArgumentError, EquidialError, StorageError, SweepError, explain
+from equidial.recipes._files import replace_text
 from equidial.sweeps._status import Status, best_of, status_of
 from equidial.sweeps._storage import disk_is_full, full_disk, reaching
 from equidial.sweeps._study import Slots, joined, slots
-from equidial.sweeps._sweep import Sweep
+from equidial.sweeps._sweep import Sweep, differences
 from equidial.sweeps._worker import Told, trial_folder, work
 
 logger = logging.getLogger("equidial")
+
+_OWNER = "sweep.json"
 
 Progress = Callable[[int, int, str], None]
 """Called with (trials that came to an end, trials in all, what is going on)."""
@@ -37,12 +41,14 @@ def run_sweep(sweep: Sweep, progress: Progress | None = None) -> Status:
     """Run until the sweep has its trials, then put the best one's folded model into ``best/`` of the output folder.
 
     Several workers are processes of their own, each as the same command on another machine would start it; one worker
-    is this process. Raises ``ArgumentError`` for settings that cannot work, ``SweepError`` for a name that another
-    sweep has or where no worker is left, ``StorageError`` for a storage that is gone or a full disk. An interruption
-    leaves what was under way to be begun again.
+    is this process. Raises ``ArgumentError`` for settings that cannot work, ``SweepError`` for a name or an output
+    folder that another sweep has, or where no worker is left, ``StorageError`` for a storage that is gone or a full
+    disk. An interruption leaves what was under way to be begun again.
     """
     sweep.check()
+    _check_folder(sweep)  # before another's storage gets a study
     with joined(sweep, sweep.settings()) as study:
+        _claim(sweep)
 
         def told(state: Slots, trials: Sequence[FrozenTrial]) -> None:
             if progress is not None:
@@ -56,13 +62,42 @@ def run_sweep(sweep: Sweep, progress: Progress | None = None) -> Status:
             _supervise(sweep, study, told)
         with reaching(sweep.where):
             status = status_of(study, sweep.where, sweep.select, sweep.max_error)
-    try:
+    with _written(sweep):
         export_best(sweep, status)
+    return status
+
+
+@contextmanager
+def _written(sweep: Sweep) -> Iterator[None]:
+    """A disk that is full is told as such."""
+    try:
+        yield
     except OSError as error:
         if disk_is_full(error, sweep.folder):
             raise full_disk(sweep.folder) from error
         raise
-    return status
+
+
+def _check_folder(sweep: Sweep) -> None:
+    """Raise ``SweepError`` where the trials of another sweep lie: one's would be in the other's place."""
+    file = sweep.folder / _OWNER
+    if not file.is_file():
+        return
+    lines = differences({"name": sweep.title} | sweep.settings(), json.loads(file.read_text()))
+    if lines:
+        got = f"{sweep.folder} of another one:\n    " + "\n    ".join(lines)
+        raise SweepError(explain("a new folder, or that of the same sweep", got, "choose another --output"))
+
+
+def _claim(sweep: Sweep) -> None:
+    """The folder is this sweep's from now on. Raises as :func:`_check_folder`."""
+    file = sweep.folder / _OWNER
+    with _written(sweep):
+        sweep.folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_suffix(".lock")):
+            if not file.is_file():
+                replace_text(file, json.dumps({"name": sweep.title} | sweep.settings(), indent=2) + "\n")
+    _check_folder(sweep)
 
 
 def export_best(sweep: Sweep, status: Status) -> Path | None:

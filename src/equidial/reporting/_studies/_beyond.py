@@ -56,7 +56,7 @@ def _text(settings: Mapping[str, Any], records: Records) -> str:
     lines = ["# Shifts, magnification, points in space", "", *_verdict(records)]
     counts = sorted({r["epochs"] for r in records})
     epochs = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-    lines += [*header(f"{NAME} --weights WEIGHTS", settings, records, epochs), ""]
+    lines += [*header(NAME, settings, records, epochs), ""]
     lines += ["![accuracy under each move, over the dial, with error and bound](beyond.png)", "", *_HOW, ""]
     for part in _parts(records):
         cases = _cases(records, part)

@@ -18,7 +18,7 @@ _HEADS = "Acc % | aAcc % | cAcc % | iErr (nats) | certified bound |"
 
 def _text(settings: Mapping[str, Any], records: Records) -> str:
     lines = ["# CIFAR: the dial on pretrained classifiers", "", *_verdict(records), ""]
-    lines += [*header(f"{NAME} --weights WEIGHTS", settings, records), ""]
+    lines += [*header(NAME, settings, records), ""]
     lines += [f"{records[0]['images']:,} training and {records[0]['test_images']:,} test images.", ""]
     for network, group in _cases(records):
         lines += [f"## {network}, {group}", "", f"| method | chosen setting | {_HEADS} s a training |"]

@@ -18,10 +18,10 @@ _PAPER = {  # paper A: backbone, rows of Base (as released) and Ours (fine-tuned
 
 
 def _text(settings: Mapping[str, Any], records: Records) -> str:
-    rows, name = _rows(records), f"{NAME} --model {settings['model']}"
+    rows = _rows(records)
     last = max(records, key=lambda r: r["epochs"])
     lines = [f"# ImageNet: {settings['model']}, {settings['group']}", "", _verdict(rows), ""]
-    lines += [*header(name, settings, [last, *(r for r in records if r is not last)]), ""]
+    lines += [*header(NAME, settings, [last, *(r for r in records if r is not last)]), ""]
     lines += [f"{last['images']:,} training and {last['test_images']:,} test images.", ""]
     heads = "Acc % | aAcc % | cAcc % | iErr (nats) | certified bound | validation cAcc % |"
     lines += [f"| method | softness | {heads}", "|" + "---|" * 8]

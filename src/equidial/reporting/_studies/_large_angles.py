@@ -19,7 +19,7 @@ _WIDEST = str(RANGES[-1])
 
 def _text(settings: Mapping[str, Any], records: Records) -> str:
     lines = ["# Large angles: a pretrained classifier and rotations through the whole circle", "", *_verdict(records)]
-    lines += ["", *header(f"{NAME} --weights WEIGHTS", settings, records), ""]
+    lines += ["", *header(NAME, settings, records), ""]
     lines += [f"{records[0]['images']:,} training and {records[0]['test_images']:,} test images.", ""]
     lines += ["![accuracy over angle](large-angles.png)", "", *_HOW, ""]
     for group in _groups(records):

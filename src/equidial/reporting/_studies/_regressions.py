@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from equidial.recipes import inertia, lorentz, o5
-from equidial.reporting._studies._shared import COLOURS, Page, Records
+from equidial.reporting._studies._shared import COLOURS, Page, Records, command
 
 _TITLES = {o5.NAME: "O(5) regression", lorentz.NAME: "Electron-muon scattering", inertia.NAME: "Tensor of inertia"}
 _GROUPS = {o5.NAME: "O(5)", lorentz.NAME: "O(1,3)", inertia.NAME: "O(3)"}
@@ -50,7 +50,7 @@ def _lines(name: str, settings: Mapping[str, Any], records: Records) -> list[str
     steps = max(r["steps"] for r in records)
     options = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
     lines = [f"# {_TITLES[name]}", "", *_verdict(name, records), ""]
-    lines += [f"    equidial reproduce {name} --output FOLDER --scale {settings['scale']}", "", f"Settings: {options}."]
+    lines += [command(name, settings), "", f"Settings: {options}."]
     lines.append(
         f"{len(records)} trainings of about {steps:,} steps, {sum(r['seconds'] for r in records) / 60:.0f} minutes "
         "one after the other."

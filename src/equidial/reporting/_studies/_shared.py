@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import mean, stdev
 from typing import Any
 
@@ -12,6 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import t as student
 
+from equidial.recipes import STUDIES
 from equidial.reporting._runs import Spread
 
 Records = Sequence[Mapping[str, Any]]
@@ -35,13 +37,34 @@ class Page:
     figure: Callable[[Records], Figure]
 
 
+def command(name: str, settings: Mapping[str, Any]) -> str:
+    """What was typed, up to paths: options that are not the defaults of the study."""
+    words = [f"equidial reproduce {name}"]
+    for field in fields(STUDIES[name][0]):
+        option, value = f"--{field.name.replace('_', '-')}", settings.get(field.name)
+        if field.name in ("data", "output"):
+            words.append(f"{option} {'DATA' if field.name == 'data' else 'FOLDER'}")
+        elif field.name == "weights":
+            if not str(settings.get("model")).startswith(("hf:", "timm:")):
+                words.append(f"{option} WEIGHTS")
+        elif field.name == "scale" or (field.name in settings and _plain(value) != _plain(field.default)):
+            values = value if isinstance(value, list | tuple) else (value,)
+            words.append(" ".join([option, *(shlex.quote(str(one)) for one in values if one is not True)]))
+    return f"    {' '.join(words)}"
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from a file."""
+    return list(value) if isinstance(value, tuple) else value
+
+
 def header(name: str, settings: Mapping[str, Any], records: Records, epochs: str = "") -> list[str]:
     """The command, its settings and what they took; ``epochs`` in words, default the largest number."""
     minutes = sum(r["seconds"] for r in records) / 60
     epochs = epochs or str(max(r.get("epochs", 0) for r in records))
     options = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
     return [
-        f"    equidial reproduce {name} --data DATA --output FOLDER --scale {settings['scale']}",
+        command(name, settings),
         "",
         f"Settings: {options}.",
         f"{len(records)} trainings of {epochs} epochs, {minutes:.0f} minutes in all, added up over them.",

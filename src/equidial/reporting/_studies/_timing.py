@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from equidial.recipes.timing import MODELS, NAME, RIVALS
-from equidial.reporting._studies._shared import COLOURS, Page, Records
+from equidial.reporting._studies._shared import COLOURS, Page, Records, command
 
 _WORDS = {"ours": "ours", "schur": "Schur form", "svd": "dense SVD"}
 _PAPER_SIZE, _PAPER = 14, "paper A names about 890 s for its SVD at a 14x14 input and 0.25 s for its Schur way"
@@ -56,7 +56,7 @@ class Law(NamedTuple):
 
 def _text(settings: Mapping[str, Any], records: Records) -> str:
     lines = ["# Timing: what a filter costs to build, and a softened network to train and to run", ""]
-    lines += [*_verdict(records), "", f"    equidial reproduce {NAME} --output FOLDER --scale {settings['scale']}", ""]
+    lines += [*_verdict(records), "", command(NAME, settings), ""]
     options = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
     lines += [f"Settings: {options}.", *_surroundings(records), "", "![seconds and ratios](timing.png)", ""]
     lines += [*_HOW, ""]
