@@ -19,11 +19,14 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 from torch import nn
+from torch.utils.data import Dataset, Subset
 
 from equidial.cli import main
+from equidial.data import Images, Split, loader
 from equidial.errors import ArgumentError, GroupActionError
 from equidial.recipes import Training, TrajectorySizes, TrajectoryTransformer, _regressions, _study, fit, mnist
 from equidial.recipes._ranks import held, is_main, on_main, rank, sharded, world
+from equidial.recipes._reading import batches_of_all, images_of_all
 from equidial.recipes._schedule import average_weights, clip_gradients, use_averages
 from equidial.recipes._together import shared, together
 from equidial.recipes._trajectory_transformer import step_loss
@@ -39,7 +42,7 @@ def run_all(file: Path) -> int:
     """
     asked = json.loads(file.read_text())
     if asked.get("checks"):
-        for check in (norms, shapes, walks, optimizers, parts, refusals, partial(locks, file.parent)):
+        for check in (norms, shapes, walks, optimizers, parts, reading, refusals, partial(locks, file.parent)):
             check()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.optim, "Adam", partial(torch.optim.Adam, eps=1.0))
@@ -216,6 +219,46 @@ def parts() -> None:
             optimizer.zero_grad()
             trainer().backward()
             assert torch.allclose(torch.as_tensor(model.weight.grad), wanted, rtol=1e-5)
+
+
+class Read(Dataset[Any]):
+    """Five images with labels, of which the last is damaged; tells which were read."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def __len__(self) -> int:
+        return 5
+
+    def __getitem__(self, row: int) -> tuple[torch.Tensor, int]:
+        self.rows.append(row)
+        if row == 4:
+            raise GroupActionError("image 4 is damaged")
+        return torch.full((3, 2, 2), float(row)), row
+
+    def taken(self) -> list[int]:
+        """The rows read since the last call."""
+        rows, self.rows = self.rows, []
+        return rows
+
+
+def reading() -> None:
+    """Each rank reads its rows and gets all; a damaged image of one rank stops all; single rows are read by each."""
+    data = Read()
+    images = images_of_all(Images(Split(data), Split(data), ("a",), "five"))
+
+    def loaded(rows: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return list(loader(Split(Subset(images.train.dataset, rows)), 3))  # pyright: ignore[reportArgumentType]
+
+    for read in (loaded, lambda rows: list(batches_of_all(data, [rows[i : i + 3] for i in range(0, len(rows), 3)]))):
+        (x, y), (x_last, y_last) = read([2, 0, 3, 1])
+        assert (y.tolist(), y_last.tolist()) == ([2, 0, 3], [1])
+        assert torch.equal(x[:, 0, 0, 0], y.float())
+        assert torch.equal(x_last[:, 0, 0, 0], y_last.float())
+        assert data.taken() == ([2, 0, 1], [3, 1])[rank()]
+        with pytest.raises(GroupActionError, match="image 4"):
+            read([2, 0, 4])
+        assert data.taken() == ([2, 0], [4])[rank()]
 
 
 def locks(folder: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 import tyro
 from filelock import FileLock
+from torch import nn
 
 import equidial as ed
 from equidial.cli import main
@@ -100,6 +101,28 @@ def test_an_interrupted_training_ends_as_an_uninterrupted_one(tmp_path: Path) ->
     assert [e["loss"] for e in found] == [e["loss"] for e in history]
     for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_numbers_that_cpus_are_slow_on_are_0_in_training(before: bool) -> None:
+    """Afterwards the thread computes as it did."""
+    weight, found = nn.Parameter(torch.ones(1)), []
+
+    def is_flushed() -> bool:
+        return torch.tensor(1e-38).div(10).item() == 0
+
+    def loss(rows: torch.Tensor, _: torch.Generator) -> torch.Tensor:
+        found.append(is_flushed())
+        return weight.sum()
+
+    model = nn.ParameterList([weight])
+    try:
+        assert torch.set_flush_denormal(before)
+        fit(model, 2, loss, Training(1, 1), seed=0)
+        assert found == [True, True]
+        assert is_flushed() == before
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def test_a_study_keeps_what_is_finished(tmp_path: Path) -> None:

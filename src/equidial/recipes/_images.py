@@ -9,9 +9,10 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from equidial.errors import ArgumentError, explain
+from equidial.recipes._reading import batches_of_all
 
 Moves = Literal["timm", "crop-flip"]
 Transform = Callable[[Any], torch.Tensor]
@@ -67,8 +68,7 @@ class ImageFiles(Dataset[tuple[torch.Tensor, int]]):
             self.epoch = epoch
             order = [part.tolist() for part in rows]
             own = torch.Generator().manual_seed(self.seed)  # a loader draws its seed from the global one otherwise
-            loader = DataLoader(self, batch_sampler=order, num_workers=workers, generator=own)
-            for place, (x, y) in enumerate(loader):
+            for place, (x, y) in enumerate(batches_of_all(self, order, workers, own)):
                 with seeded(self.seed, epoch, len(self), place):
                     batch = (x, y) if self.finish is None else self.finish(x, y)
                 yield batch

@@ -90,6 +90,16 @@ def on_main(function: Callable[[], T]) -> T:
     return value
 
 
+def raised_by_all(error: Exception | None) -> None:
+    """Raise on every rank what the first of those with an ``error`` caught; every rank has to ask."""
+    count = torch.tensor(float(error is not None), device=accelerator().device)
+    distributed.all_reduce(count)
+    if count:
+        errors: list[Any] = [None] * world()
+        distributed.all_gather_object(errors, error)
+        raise next(found for found in errors if found is not None)
+
+
 @contextmanager
 def held(file: Path, wait: bool = True) -> Iterator[bool]:
     """Whether the lock of a file, which rank 0 holds for all ranks, is ours inside; ``wait``: until it is."""

@@ -21,6 +21,7 @@ from equidial.errors import ArgumentError, EquidialWarning, explain
 from equidial.groups import GroupElement, by_name
 from equidial.metrics import DEFAULT_RADIUS, measured_elements
 from equidial.recipes._dense_moves import Moves, moved, turned_together
+from equidial.recipes._reading import read_by_all
 from equidial.recipes._schedule import clip_gradients
 from equidial.recipes._segmenters import Segmenter, check_segmenter, load_segmenter
 from equidial.recipes._study import Training, check_named, fit
@@ -156,11 +157,14 @@ class Plan:
                     self.cache[name] = pair
             return pair
 
-        with ThreadPoolExecutor(_WORKERS) as pool:
-            pairs = list(pool.map(read, rows))
+        def read_all(mine: Sequence[int]) -> list[torch.Tensor]:
+            with ThreadPoolExecutor(_WORKERS) as pool:
+                return [torch.stack(part) for part in zip(*pool.map(read, mine), strict=True)]
+
+        images, masks = read_by_all(rows, read_all)
         mean, std = (torch.tensor(v, device=self.recipe.device)[:, None, None] for v in (network.mean, network.std))
-        x = torch.stack([image for image, _ in pairs]).to(self.recipe.device).float() / 255
-        return (x - mean) / std, torch.stack([mask for _, mask in pairs]).to(self.recipe.device).long()
+        x = images.to(self.recipe.device).float() / 255
+        return (x - mean) / std, masks.to(self.recipe.device).long()
 
     def batches(self, found: Segmentations, network: Segmenter) -> Iterator[Any]:
         """All images in order."""

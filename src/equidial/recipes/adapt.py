@@ -23,6 +23,7 @@ from equidial.errors import ArgumentError, explain
 from equidial.filters import Dial, Response
 from equidial.recipes._models import check_fits, hub_name, load_model
 from equidial.recipes._ranks import check_rows, device_of_ranks, on_main, world
+from equidial.recipes._reading import images_of_all
 from equidial.recipes._run_folder import Identity, RunFolder
 from equidial.recipes._together import shared, together
 from equidial.recipes._training import divergence, freeze_norms, restore_statistics, taught
@@ -156,12 +157,13 @@ def run(config: Adapt, progress: Progress | None = None) -> list[Outcome]:
     if world() > 1:  # a function of a FILE.py may draw weights at random
         model.load_state_dict(on_main(model.state_dict))
     model.to(device_of_ranks(next(model.parameters()).device))
+    images = images_of_all(images)
     check_fits(model, images)
     # whatever cannot work fails here, before the folder is made; strides that break the symmetry are told once
     ed.unload(ed.soften(model, replace(config.soft_config(config.softness[0]), image_size=images.shape[1:])))
     if config.loss == "distillation":
         with shared(model):
-            images = replace(images, train=taught(model, images.train, config.batch_size))
+            images = images_of_all(replace(images, train=taught(model, images.train, config.batch_size)))
     initial = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     restored: dict[str, torch.Tensor] = {}
     if config.norm == "matched":

@@ -21,7 +21,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 
 import equidial as ed
 from equidial.data import Images, held_out_rows, load_images
@@ -31,6 +31,7 @@ from equidial.recipes._images import CropFlip, ImageFiles, Moves, timm_moves
 from equidial.recipes._models import check_fits, load_model
 from equidial.recipes._moves import scores
 from equidial.recipes._ranks import sharded
+from equidial.recipes._reading import batches_of_all
 from equidial.recipes._schedule import average_weights, clip_gradients, layered_adamw, use_averages
 from equidial.recipes._study import Key, Progress, Study, Training, check_named, fit, spent
 from equidial.recipes._training import restore_statistics
@@ -268,5 +269,6 @@ def _fine_tune(
     return history
 
 
-def _batches(recipe: ImageNet, dataset: Any) -> DataLoader[Any]:
-    return DataLoader(dataset, batch_size=SCALES[recipe.scale].part, num_workers=recipe.workers)
+def _batches(recipe: ImageNet, dataset: Any) -> Iterator[Any]:
+    rows = torch.arange(len(dataset)).split(SCALES[recipe.scale].part)
+    return batches_of_all(dataset, [part.tolist() for part in rows], recipe.workers)
