@@ -24,7 +24,16 @@ from torch.utils.data import Dataset, Subset
 from equidial.cli import main
 from equidial.data import Images, Split, loader
 from equidial.errors import ArgumentError, GroupActionError
-from equidial.recipes import Training, TrajectorySizes, TrajectoryTransformer, _regressions, _study, fit, mnist
+from equidial.recipes import (
+    Training,
+    TrajectorySizes,
+    TrajectoryTransformer,
+    _regressions,
+    _study,
+    fit,
+    imagenet,
+    mnist,
+)
 from equidial.recipes._ranks import held, is_main, on_main, rank, sharded, world
 from equidial.recipes._reading import batches_of_all, images_of_all
 from equidial.recipes._schedule import average_weights, clip_gradients, use_averages
@@ -45,8 +54,9 @@ def run_all(file: Path) -> int:
         for check in (norms, shapes, walks, optimizers, parts, reading, refusals, partial(locks, file.parent)):
             check()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(torch.optim, "Adam", partial(torch.optim.Adam, eps=1.0))
-        for module in (mnist, _regressions, _study):
+        for name in ("Adam", "AdamW"):
+            patch.setattr(torch.optim, name, partial(getattr(torch.optim, name), eps=1.0))
+        for module in (mnist, imagenet, _regressions, _study):
             patch.setattr(module, "fit", kept(module.fit))
         return max(main(arguments) for arguments in asked["commands"])
 
@@ -167,6 +177,8 @@ def optimizers() -> None:
     def made() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+        first = next(model.parameters())
+        first.data = first.data.T.contiguous().T  # laid out as channels_last lays out kernels
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
         clip_gradients(optimizer, 0.1)
         average_weights(optimizer, 0.9)
@@ -190,6 +202,7 @@ def optimizers() -> None:
     use_averages(optimizer)
     use_averages(other)
     assert all(p is q for p, q in zip(ours.parameters(), before, strict=True))
+    assert next(ours.parameters()).stride() == (1, 7)
     for p, q in zip(ours.parameters(), alone.parameters(), strict=True):
         assert torch.allclose(p, q, atol=TOLERANCE)
     found, wanted = optimizer.state_dict()["state"], other.state_dict()["state"]

@@ -6,7 +6,10 @@ does nothing. A launch is told by ``WORLD_SIZE`` in the environment, and only th
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -23,6 +26,7 @@ from equidial.errors import ArgumentError, explain
 T = TypeVar("T")
 PATIENCE = 60.0
 """Seconds after which rank 0 tells the others that it still waits, so that no collective runs into its time limit."""
+_PARTING = 0.2  # seconds in which such threads have the interpreter to themselves
 
 
 def world() -> int:
@@ -70,7 +74,20 @@ def accelerator() -> Any:
         InitProcessGroupKwargs(timeout=timedelta(days=1)),
         DistributedDataParallelKwargs(find_unused_parameters=True),
     ]
-    return Accelerator(cpu=_is_set("ACCELERATE_USE_CPU") or not torch.cuda.is_available(), kwargs_handlers=handlers)
+    found = Accelerator(cpu=_is_set("ACCELERATE_USE_CPU") or not torch.cuda.is_available(), kwargs_handlers=handlers)
+    atexit.register(_part)
+    return found
+
+
+def _part() -> None:
+    """Leave the others while the interpreter still runs.
+
+    Threads of gloo need it to drop the tensors of the last collectives; one that is late would abort the process.
+    """
+    if distributed.is_initialized():
+        gc.collect()  # what holds the group in a cycle
+        distributed.destroy_process_group()
+        time.sleep(_PARTING)
 
 
 def on_main(function: Callable[[], T]) -> T:

@@ -317,6 +317,9 @@ def _in_shards(whole: _Step, optimizer: torch.optim.Optimizer) -> Iterator[None]
     if scalars:
         raise ArgumentError(explain("parameters with an axis for FSDP2", f"numbers: {scalars[:3]}", "launch with DDP"))
     places = [(m, name, p) for m in whole.modules() for name, p in m._parameters.items() if p is not None]
+    strides = {p: p.stride() for _, _, p in places}  # channels_last: FSDP2 takes contiguous parameters only
+    for p in strides:
+        p.data = p.data.contiguous()
     hooks = [(m._load_state_dict_post_hooks, dict(m._load_state_dict_post_hooks)) for m in whole.modules()]
     fully_shard(whole, mesh=init_device_mesh(accelerator().device.type, (world(),)))
     shards: dict[nn.Parameter, Any] = {p: m._parameters[name] for m, name, p in places}
@@ -326,7 +329,8 @@ def _in_shards(whole: _Step, optimizer: torch.optim.Optimizer) -> Iterator[None]
     yield
     getattr(whole, "reshard")()  # noqa: B009 (of the class that fully_shard makes)
     for p, shard in shards.items():
-        p.data = _whole(shard.detach())
+        found = _whole(shard.detach())
+        p.data = found.new_empty_strided(found.shape, strides[p]).copy_(found)
     for module, name, p in places:
         module._parameters[name] = p
     for current, before in hooks:
