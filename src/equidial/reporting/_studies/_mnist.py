@@ -5,13 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 from math import log
+from statistics import mean
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from equidial.recipes.mnist import NAME
 from equidial.reporting._runs import Spread
-from equidial.reporting._studies._shared import Page, Point, Records, header, spread, trade_off_figure
+from equidial.reporting._studies._shared import (
+    CHANCE,
+    Difference,
+    Page,
+    Point,
+    Records,
+    header,
+    spread,
+    trade_off_figure,
+)
 
 _RPP = "RPP"
 _SMALL = 1e-3  # nats: errors below it are alike
@@ -63,14 +73,25 @@ def _curves(records: Records) -> dict[str, dict[float, list[Mapping[str, Any]]]]
     }
 
 
-def _at(curve: list[Point], error: float) -> float | None:
-    """cAcc of a curve at an iErr, on the line between its neighbours in ``log iErr``; ``None`` outside."""
-    points = sorted((log(max(p.error.mean, _SMALL)), p.accuracy.mean) for p in curve)
+def _at(curve: list[Mapping[str, Any]], error: float) -> float | None:
+    """cAcc of one seed's curve at an iErr, on the line between its neighbours in ``log iErr``; ``None`` outside."""
+    points = sorted((log(max(r["iErr"], _SMALL)), r["cAcc"]) for r in curve)
     x = log(max(error, _SMALL))
     for (x0, y0), (x1, y1) in pairwise(points):
         if x0 <= x <= x1:
             return max(y0, y1) if x1 == x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
     return None
+
+
+def _gains(curve: Mapping[float, Records], rivals: Mapping[float, Records]) -> list[list[float]]:
+    """What the dial has more of cAcc at the iErr of each setting of RPP, seed by seed."""
+    mine, others = ([r for found in settings.values() for r in found] for settings in (curve, rivals))
+    found = []
+    for seed in dict.fromkeys(r["seed"] for r in others):
+        own = [r for r in mine if r["seed"] == seed]
+        gains = [y - r["cAcc"] for r in others if r["seed"] == seed and (y := _at(own, r["iErr"])) is not None]
+        found += [gains] if gains else []
+    return found
 
 
 def _verdict(curves: Mapping[str, Mapping[float, Records]]) -> list[str]:
@@ -79,17 +100,21 @@ def _verdict(curves: Mapping[str, Mapping[float, Records]]) -> list[str]:
     rivals = points.pop(_RPP, [])
     rows = []
     for name, curve in points.items():
-        pairs = [(p.accuracy.mean, y) for p in rivals if (y := _at(curve, p.error.mean)) is not None]
-        if not pairs:
+        gains = _gains(curves[name], curves.get(_RPP, {}))
+        if not gains:
             continue
-        wins, gain = sum(y > x for x, y in pairs), 100 * sum(y - x for x, y in pairs) / len(pairs)
+        difference = Difference.of([mean(own) for own in gains], [0.0] * len(gains))
+        known = difference.p < CHANCE
+        head = "Neither is ahead" if not known else f"{'The dial' if difference.mean > 0 else 'RPP'} is ahead"
+        pairs = [gain for own in gains for gain in own]
         best, rival = (max(ps, key=lambda p: p.accuracy.mean) for ps in (curve, rivals))
         text = (
-            f"{name}: at the iErr of {len(pairs)} settings of RPP the dial has the higher cAcc in {wins}, by "
-            f"{gain:+.1f} points on average. Highest cAcc: {best.accuracy.show(1, 100)} % "
+            f"{name}: at the iErr of RPP's settings the dial has the higher cAcc in {sum(g > 0 for g in pairs)} of "
+            f"{len(pairs)} pairs, by {100 * difference.mean:+.1f} ± {100 * difference.deviation:.1f} points "
+            f"(p = {difference.p:.2g} over {len(gains)} seeds). Highest cAcc: {best.accuracy.show(1, 100)} % "
             f"(iErr {best.error.show(3)}) against {rival.accuracy.show(1, 100)} % (iErr {rival.error.show(3)})."
         )
-        rows.append((gain, f"**{'The dial' if gain > 0 else 'RPP'} is ahead.** {text}\n"))
+        rows.append((difference.mean, f"**{head}.** {text}\n"))
     return [text for _, text in sorted(rows)] or ["**Under way.**"]
 
 

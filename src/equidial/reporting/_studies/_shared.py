@@ -18,6 +18,8 @@ from equidial.reporting._runs import Spread
 
 Records = Sequence[Mapping[str, Any]]
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+CHANCE = 0.05
+"""p-values below it are called differences."""
 
 
 @dataclass(frozen=True)
@@ -167,6 +169,7 @@ def trade_off_figure(
             axes.set_xlabel("invariance error iErr (nats)")
             if linear_below is not None:
                 axes.set_xscale("symlog", linthresh=linear_below)
+            axes.set_xlim(left=-0.03 * axes.get_xlim()[1] if linear_below is None else -linear_below / 2)  # none is < 0
             axes.grid(alpha=0.25)
         left.legend(fontsize=8)
     return figure

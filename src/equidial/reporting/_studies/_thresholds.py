@@ -10,12 +10,11 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from equidial.recipes.thresholds import NAME
-from equidial.reporting._studies._shared import COLOURS, Difference, Page, Records, header, pairs, spread
+from equidial.reporting._studies._shared import CHANCE, COLOURS, Difference, Page, Records, header, pairs, spread
 
 _PAPER = {"hard": ("73.92", "71.78", "11.74"), "smooth": ("74.78", "73.18", "11.12")}
 _STAGES = {"projected": "projection alone", "fine-tuned": "after fine-tuning"}
 _DIGITS = {"mIoU": 1, "aIoU": 1, "cIoU": 1, "eErr": 2}
-_LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def _verdict(comparisons: list[_Comparison]) -> str:
     count = len(tested)
     return (
         f"{first} Points of cIoU against `hard` after fine-tuning [95 % interval of each pair by itself]: "
-        f"{'; '.join(parts)}. Significance at {_LEVEL:g} with the {count} p-values corrected together (Holm)."
+        f"{'; '.join(parts)}. Significance at {CHANCE:g} with the {count} p-values corrected together (Holm)."
     )
 
 
@@ -200,7 +199,7 @@ def _holm(values: list[float]) -> list[bool]:
     order = sorted(range(len(values)), key=lambda i: (math.isnan(values[i]), values[i]))
     rejected = [False] * len(values)
     for place, i in enumerate(order):
-        if not values[i] <= _LEVEL / (len(values) - place):
+        if not values[i] <= CHANCE / (len(values) - place):
             break
         rejected[i] = True
     return rejected

@@ -11,13 +11,12 @@ from matplotlib.figure import Figure
 
 from equidial.recipes.trajectories import NAME
 from equidial.reporting._runs import Spread
-from equidial.reporting._studies._shared import COLOURS, Difference, Page, Records, header, pairs, spread
+from equidial.reporting._studies._shared import CHANCE, COLOURS, Difference, Page, Records, header, pairs, spread
 
 Method = tuple[str, float | None]
 _FREE: Method = ("untouched", None)
 _TURNED: Method = ("untouched, turned", None)
 _STILL: Method = ("constant velocity", None)
-_CHANCE = 0.05
 
 
 def _text(settings: Mapping[str, Any], records: Records) -> str:
@@ -133,7 +132,7 @@ def _verdict(records: Records) -> str:
         for rival, rival_words in ((_FREE, "untouched"), (_TURNED, "turned training tracks")):
             p = _difference(records, best, rival, name).p
             told.append(f"{rival_words} {means[rival]:.3f} (p = {p:.2g})")
-            if means[best] < means[rival] and p < _CHANCE:
+            if means[best] < means[rival] and p < CHANCE:
                 helps.append(rival_words)
         heads.append(f"{words}, softness {'helps against ' + ' and '.join(helps) if helps else 'does not help'}.")
         lines.append(f"{words}: {_name(best)} {means[best]:.3f}, {', '.join(told)}.")
