@@ -164,7 +164,10 @@ def test_the_page_says_first_whether_softness_helps(strict: float, soft: float, 
         for method, response, softness in (("strict, turned", None, 0.0), ("soft, turned", "nearest", 0.5)):
             file.write(json.dumps(record(method, response, softness, 0, 0.7 + softness / 10)) + "\n")
     page = write_study(tmp_path).read_text()
-    assert "**Softness helps here** (cIoU). Best constrained, `nearest`, turned at 0.5: cIoU 75.0 %" in page
+    assert "**Softness may help here** (cIoU). Best constrained, `nearest`, turned at 0.5: cIoU 75.0 %" in page, (
+        "a seed"
+    )
+    assert " --turned-dial\n" in page
     assert (
         page.index("| `nearest` | 0.5 |") < page.index("| strict, turned | 0 |") < page.index("| `nearest`, turned |")
     )

@@ -52,7 +52,7 @@ class SegmentationStudy:
     """One training per seed and setting."""
     responses: tuple[str, ...] = ("nearest", "hard", "taper", "exponential")
     """Out of nearest, hard, taper, exponential."""
-    softness: tuple[float, ...] = (0.25, 0.5, 0.75)
+    softness: tuple[float, ...] = (0.05, 0.25, 0.5, 0.75)
     """Positions of every response, in (0, 1); of equal networks (hard has stairs) one is trained."""
     image_size: int | None = None
     """Images are resized to squares of so many pixels. Default: of the scale (518 for DINOv2)."""
