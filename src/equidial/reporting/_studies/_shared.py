@@ -156,22 +156,23 @@ def trade_off_figure(
     """
     figure = Figure(figsize=(10, 3.6 * max(len(panels), 1)), layout="constrained")
     rows = figure.subplots(max(len(panels), 1), 2, squeeze=False)
-    for (left, right), (title, (curves, singles)) in zip(rows, panels.items(), strict=False):
+    for (scores, bounds), (title, (curves, singles)) in zip(rows, panels.items(), strict=False):
         lines = [(name, points, "o-") for name, points in curves.items()]
         lines += [(name, [point], "s") for name, point in singles.items()]
         for place, (name, points, style) in enumerate(lines):
             colour = COLOURS[place % len(COLOURS)]
-            _curve(left, [(p.error, p.accuracy) for p in points], style, colour, name)
-            _curve(right, [(p.error, p.bound) for p in points if p.bound is not None], style, colour, name)
-        left.set(title=title, ylabel="combined accuracy cAcc")
-        right.set(ylabel="certified bound, worst tensor", ylim=(-0.05, None))
-        for axes in (left, right):
+            _curve(scores, [(p.error, p.accuracy) for p in points], style, colour, name)
+            _curve(bounds, [(p.error, p.bound) for p in points if p.bound is not None], style, colour, name)
+        scores.set(title=title, ylabel="combined accuracy cAcc")
+        bounds.set(ylabel="certified bound, worst tensor", ylim=(-0.05, 1.05 * bounds.get_ylim()[1]))
+        for axes in (scores, bounds):
             axes.set_xlabel("invariance error iErr (nats)")
             if linear_below is not None:
                 axes.set_xscale("symlog", linthresh=linear_below)
-            axes.set_xlim(left=-0.03 * axes.get_xlim()[1] if linear_below is None else -linear_below / 2)  # none is < 0
+            left, right = axes.get_xlim()
+            axes.set_xlim(left=max(left, -0.03 * right if linear_below is None else -linear_below / 2))  # none is < 0
             axes.grid(alpha=0.25)
-        left.legend(fontsize=8)
+        scores.legend(fontsize=8)
     return figure
 
 
