@@ -247,7 +247,7 @@ def _errors(axes: Axes, part: str, dial: dict[float, list[Mapping[str, Any]]], r
     if rival:
         axes.axhline(Spread.of([r[error] for r in rival]).mean, color=COLOURS[0], ls="--", lw=1)
     axes.set_yscale("symlog", linthresh=1e-2)
-    axes.set(xlabel="softness (dashed: augmentation)", ylim=(0, None))
+    axes.set(xlabel="softness (dashed: augmentation)", ylim=(0, 2 * axes.dataLim.y1))
     axes.grid(alpha=0.25)
     axes.legend(fontsize=7)
 
