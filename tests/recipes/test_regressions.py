@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from equidial.recipes._product_network import ProductNetwork, ProductSizes
 from equidial.recipes._regressions import Problem, Regression, equivariance_error
 from equidial.recipes._study import Study
 from equidial.reporting import write_study
+from equidial.reporting._studies._regressions import page as regression_page
 from equidial.representations import Tensor, Trivial, Vector
 
 PROBLEMS = {"o5": o5.PROBLEM, "lorentz": lorentz.PROBLEM, "inertia": inertia.PROBLEM}
@@ -184,6 +186,25 @@ def test_an_interrupted_study_ends_with_the_same_numbers_and_its_page(
     for words in ("equidial reproduce o5", "EMLP-O(5) (theirs)", "| 20 | exact | softness 0", "| 20 | MLP | width 4"):
         assert words in page
     assert (tmp_path / "run" / "o5.png").stat().st_size > 5000
+
+
+def test_exact_networks_alone_are_set_beside_emlp_at_every_size(tmp_path: Path) -> None:
+    study = Study(tmp_path / "run", "o5", {"scale": "small", "breaking": [0.0], "softness": [0.0], "methods": ["soft"]})
+    rest = {"error": 1e-9, "bound": 0.0, "parameters": 9, "steps": 3, "seconds": 1.0, "train_seconds": 1.0}
+    common = {"breaking": 0.0, "method": "soft", "softness": 0.0, "variance": None, "width": None, "rate": 0.1}
+    for examples, errors in {30: (0.1, 0.2, 0.1), 1000: (0.02, 0.01, 0.02)}.items():
+        for seed, error in enumerate(errors):
+            key = {**common, "examples": examples, "seed": seed}
+            study.finish(key, {**rest, "validation": error, "test": error, "share": error})
+    page = write_study(tmp_path / "run").read_text()
+    assert (
+        "unbroken: 30 examples 0.1 against 0.11, at least as good; 1,000 examples 0.02 against 0.0163, worse." in page
+    )
+    assert "In short" not in page
+    (axes,) = regression_page("o5").figure(study_records(tmp_path / "run")).axes
+    ours, theirs = (np.asarray(line.get_xydata()).tolist() for line in axes.lines)
+    assert ours == [[30, 0.1], [1000, 0.02]]
+    assert [30000, 0.0265] in theirs
 
 
 @pytest.mark.parametrize(

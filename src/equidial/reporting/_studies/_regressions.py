@@ -42,7 +42,11 @@ def page(name: str) -> Page:
     def text(settings: Mapping[str, Any], records: Records) -> str:
         return "\n".join(_lines(name, settings, records))
 
-    return Page(name, ("breaking", "examples", "method", *_SETTING, "seed"), text, _figure)
+    def figure(records: Records) -> Figure:
+        exact_alone = {(r["method"], r["softness"], r["breaking"]) for r in records} == {("soft", 0, 0)}
+        return _over_examples(name, records) if exact_alone else _over_dial(records)
+
+    return Page(name, ("breaking", "examples", "method", *_SETTING, "seed"), text, figure)
 
 
 def _lines(name: str, settings: Mapping[str, Any], records: Records) -> list[str]:
@@ -55,7 +59,7 @@ def _lines(name: str, settings: Mapping[str, Any], records: Records) -> list[str
         f"{len(records)} trainings of about {steps:,} steps, {sum(r['seconds'] for r in records) / 60:.0f} minutes "
         "one after the other."
     )
-    lines += ["", "![test error over the dial](" + name + ".png)", ""]
+    lines += ["", "![test errors](" + name + ".png)", ""]
     lines += [
         "Test error: mean squared error on 5,000 examples in the units of the target, mean ± standard deviation over",
         "seeds (training examples and weights). Settings are those with the least error on 1,000 validation examples",
@@ -184,15 +188,17 @@ def _verdict(name: str, records: Records) -> list[str]:
             ours, theirs = median(r["test"] for r in others["exact"]), _EMLP[name][0][_SIZES.index(examples)]
             word = "at least as good" if ours <= theirs else "worse"
             known.append(f"{examples:,} examples {ours:.3g} against {theirs:g}, {word}")
-    lines = ["**In short** (mean test errors; soft: the best dial strictly between 0 and 1 on validation)."]
+    lines = []
+    if any(told.values()):
+        lines = ["**In short** (mean test errors; soft: the best dial strictly between 0 and 1 on validation)."]
     for title, texts in told.items():
         lines += ["", title, "", *(f"* {text}" for text in texts)] if texts else []
     if known:
-        lines += ["", f"Exact layers beside EMLP's published medians, unbroken: {'; '.join(known)}."]
+        lines += [""] * bool(lines) + [f"Exact layers beside EMLP's published medians, unbroken: {'; '.join(known)}."]
     return lines
 
 
-def _figure(records: Records) -> Figure:
+def _over_dial(records: Records) -> Figure:
     """Test error against softness, one panel per breaking; lines across: residual pathway prior and MLP as chosen."""
     levels = list(dict.fromkeys(r["breaking"] for r in records))
     figure = Figure(figsize=(1.2 + 3.3 * len(levels), 3.4), layout="constrained")
@@ -216,4 +222,19 @@ def _figure(records: Records) -> Figure:
         axes.grid(alpha=0.25)
     panels[0].set_ylabel("test error")
     panels[-1].legend(fontsize=7)
+    return figure
+
+
+def _over_examples(name: str, records: Records) -> Figure:
+    """Test error of exact networks against the number of training examples, beside EMLP's medians."""
+    figure = Figure(figsize=(4.8, 3.4), layout="constrained")
+    axes = figure.subplots()
+    counts = sorted({r["examples"] for r in records})
+    columns = [[r["test"] for r in _chosen([r for r in records if r["examples"] == n])] for n in counts]
+    axes.plot(counts, [median(c) for c in columns], "o-", color=COLOURS[0], label="exact, median")
+    axes.fill_between(counts, [min(c) for c in columns], [max(c) for c in columns], color=COLOURS[0], alpha=0.15, lw=0)
+    axes.plot(_SIZES, _EMLP[name][0], "s--", color=COLOURS[1], label=f"EMLP-{_GROUPS[name]}, median (theirs)")
+    axes.set(title="unbroken", xlabel="training examples", ylabel="test error", xscale="log", yscale="log")
+    axes.grid(alpha=0.25)
+    axes.legend(fontsize=7)
     return figure
