@@ -53,7 +53,7 @@ def _lines(name: str, settings: Mapping[str, Any], records: Records) -> list[str
     cases = list(dict.fromkeys((r["breaking"], r["examples"]) for r in records))
     steps = max(r["steps"] for r in records)
     options = ", ".join(f"{key} {value}" for key, value in settings.items() if value is not None)
-    lines = [f"# {_TITLES[name]}", "", *_verdict(name, records), ""]
+    lines = [f"# {_TITLES[name]}", "", _verdict(name, records), ""]
     lines += [command(name, settings), "", f"Settings: {options}."]
     lines.append(
         f"{len(records)} trainings of about {steps:,} steps, {sum(r['seconds'] for r in records) / 60:.0f} minutes "
@@ -156,7 +156,7 @@ def _spread(values: list[float]) -> str:
     return text if len(values) == 1 else f"{text} ± {stdev(values):.2g}"
 
 
-def _verdict(name: str, records: Records) -> list[str]:
+def _verdict(name: str, records: Records) -> str:
     """Where softness does not help, where it helps less than others, where it is best; then EMLP."""
     told: dict[str, list[str]] = {
         "Softness does not help here, the exact or the untouched network is at least as good:": [],
@@ -188,14 +188,12 @@ def _verdict(name: str, records: Records) -> list[str]:
             ours, theirs = median(r["test"] for r in others["exact"]), _EMLP[name][0][_SIZES.index(examples)]
             word = "at least as good" if ours <= theirs else "worse"
             known.append(f"{examples:,} examples {ours:.3g} against {theirs:g}, {word}")
-    lines = []
-    if any(told.values()):
-        lines = ["**In short** (mean test errors; soft: the best dial strictly between 0 and 1 on validation)."]
-    for title, texts in told.items():
-        lines += ["", title, "", *(f"* {text}" for text in texts)] if texts else []
+    parts = ["\n\n".join([title, "\n".join(f"* {text}" for text in texts)]) for title, texts in told.items() if texts]
+    if parts:
+        parts.insert(0, "**In short** (mean test errors; soft: the best dial strictly between 0 and 1 on validation).")
     if known:
-        lines += [""] * bool(lines) + [f"Exact layers beside EMLP's published medians, unbroken: {'; '.join(known)}."]
-    return lines
+        parts.append(f"Exact layers beside EMLP's published medians, unbroken: {'; '.join(known)}.")
+    return "\n\n".join(parts)
 
 
 def _over_dial(records: Records) -> Figure:
